@@ -1,0 +1,2 @@
+//! ncs2ctl
+fn main() {}
