@@ -4,7 +4,13 @@ pub mod blob;
 pub mod clock;
 pub mod error;
 mod id;
+pub mod runtime;
+pub mod stats;
+pub mod stick;
+pub mod transport;
 pub mod wire;
+pub mod xlink;
 
 pub use error::{Error, ErrorKind, Result};
 pub use id::StickId;
+pub use runtime::{Fleet, Graph, Port};

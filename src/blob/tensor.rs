@@ -129,7 +129,8 @@ impl View {
 
     /// Bytes from the first element to the end of the last, gaps included.
     pub fn span_bytes(&self) -> usize {
-        let last: usize = self.dims.iter().zip(&self.strides).map(|(&d, &s)| (d as usize - 1) * s as usize).sum();
+        let last: usize =
+            self.dims.iter().zip(&self.strides).map(|(&d, &s)| (d as usize - 1) * s as usize).sum();
         last + self.dtype.bytes()
     }
 
@@ -178,7 +179,9 @@ impl IoTensor {
         }
         [4, 3, 5, 2, 1]
             .into_iter()
-            .filter_map(|digit| self.order.position(digit).and_then(|p| self.dims.get(p)).map(|&d| d as usize))
+            .filter_map(|digit| {
+                self.order.position(digit).and_then(|p| self.dims.get(p)).map(|&d| d as usize)
+            })
             .collect()
     }
 

@@ -3,8 +3,8 @@
 use zerocopy::little_endian::U32;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
-use super::header::StreamName;
 use super::WireError;
+use super::header::StreamName;
 
 /// Bytes of VERIFY, ALLOCATE, ALLOCATION_VERIFY, TRIGGER and DEALLOCATE.
 pub const GRAPH_COMMAND_LEN: usize = 84;

@@ -199,8 +199,11 @@ impl Header {
             found: bytes.len(),
         })?;
         let raw = view.kind.get();
-        let (side, index) =
-            if raw < RESPONSE_OFFSET { (Side::Request, raw) } else { (Side::Response, raw - RESPONSE_OFFSET) };
+        let (side, index) = if raw < RESPONSE_OFFSET {
+            (Side::Request, raw)
+        } else {
+            (Side::Response, raw - RESPONSE_OFFSET)
+        };
         let kind = *EventKind::ALL
             .get(index as usize)
             .ok_or(WireError::Value { what: "XLink header: event type", value: raw })?;

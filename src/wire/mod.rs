@@ -11,8 +11,8 @@ mod header;
 
 pub use boot::{BOOT_CHUNK_BYTES, BootError, DdrType, FirmwarePatches, patch_firmware};
 pub use device::{
-    CAPABILITIES_LEN, Capabilities, DEVICE_COMMAND_LEN, DeviceCommand, PowerConfig, THERMAL_FLOATS, THERMAL_LEN,
-    ThermalStats, ThrottleLevel,
+    CAPABILITIES_LEN, Capabilities, DEVICE_COMMAND_LEN, DeviceCommand, PowerConfig, THERMAL_FLOATS,
+    THERMAL_LEN, ThermalStats, ThrottleLevel,
 };
 pub use graph::{
     BUFFER_ALLOCATE_LEN, COMMON_COMMAND_LEN, DEBUG_DATA_LEN, FIFO_GOODBYE, FifoDirection, GRAPH_COMMAND_LEN,
