@@ -13,4 +13,5 @@ pub mod xlink;
 
 pub use error::{Error, ErrorKind, Result};
 pub use id::StickId;
-pub use runtime::{Fleet, Graph, Port};
+pub use runtime::{Fleet, Graph};
+pub use transport::Port;

@@ -4,7 +4,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use ncs2::runtime::Port;
+use ncs2::transport::Port;
 
 /// What an output is made of.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash, Default)]

@@ -6,11 +6,13 @@
 //! `Reactor::turn` waits, the runtime owns the thread.
 
 mod buffer;
+mod port;
 
 use std::ops::Range;
 use std::os::fd::BorrowedFd;
 
 pub use buffer::Buffer;
+pub use port::{Connection, Port};
 
 /// Which pipe, as seen from the host.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
