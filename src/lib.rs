@@ -7,6 +7,7 @@ mod id;
 pub mod runtime;
 pub mod stats;
 pub mod stick;
+pub mod topology;
 pub mod transport;
 pub mod wire;
 pub mod xlink;
