@@ -2,6 +2,7 @@
 
 pub mod blob;
 pub mod clock;
+pub mod convert;
 pub mod error;
 mod id;
 pub mod runtime;
