@@ -406,7 +406,8 @@ impl<'a> Areas<'a> {
             let problem = format!("below {} expected, {index} found", tensors.len());
             return Err(BlobError::new(at, "tensor index", problem));
         };
-        if size != tensor.bytes() {
+        // Of one element of the batch; the whole batch is let pass too, since views are checked against one element.
+        if size != tensor.bytes() && size as u64 != tensor.bytes() as u64 * u64::from(self.batch) {
             let problem = format!("{} bytes expected for {:?}, {size} found", tensor.bytes(), tensor.name);
             return Err(BlobError::new(size_at, "tensor size", problem));
         }
