@@ -244,15 +244,22 @@ impl<'a> Areas<'a> {
             }
             tensors.push(tensor);
         }
-        // Each has its own place: what the device or the caller writes to one must not change another.
-        let mut places: Vec<_> = tensors.iter().enumerate().map(|(i, t)| (t.offset, t.bytes(), i)).collect();
+        // Each has its own place, since what the device or the caller writes to one must not change another; together
+        // they fill the element.
+        let mut places: Vec<_> = tensors.iter().enumerate().map(|(i, t)| (t.offset, i, t.bytes())).collect();
         places.sort_unstable();
-        for pair in places.windows(2) {
-            let ((offset, bytes, a), (next, _, b)) = (pair[0], pair[1]);
-            if offset as u64 + bytes as u64 * u64::from(self.batch) > next as u64 {
-                let problem = format!("{direction} {a} and {direction} {b} overlap at byte {next}");
-                return Err(BlobError::new(section.start, format!("{direction} {b} / offset"), problem));
+        let mut end = 0;
+        for (offset, index, bytes) in places {
+            if (offset as u64) < end {
+                let problem =
+                    format!("byte {end} or later expected, {offset} found: it overlaps another {direction}");
+                return Err(BlobError::new(section.start, format!("{direction} {index} / offset"), problem));
             }
+            end = offset as u64 + bytes as u64 * u64::from(self.batch);
+        }
+        if end != element_bytes as u64 {
+            let problem = format!("{element_bytes} bytes announced, the {direction}s take {end}");
+            return Err(BlobError::new(section.start, format!("{direction} bytes"), problem));
         }
         Ok(tensors)
     }
