@@ -8,6 +8,7 @@ mod boot_rom;
 mod config;
 mod cost;
 mod executors;
+pub mod face;
 mod fifo;
 mod firmware;
 mod graphs;
