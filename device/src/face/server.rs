@@ -293,14 +293,16 @@ impl Driver {
             deadline = Instant::ZERO;
         }
         for (n, station) in self.stations.iter_mut().enumerate() {
-            if station.serve(&mut self.scratch, &mut self.reactor, self.clock.now()) {
+            // One `now` for both: what falls due in between would be neither served nor waited for.
+            let now = self.clock.now();
+            if station.serve(&mut self.scratch, &mut self.reactor, now) {
                 deadline = Instant::ZERO;
             }
             while let Some(work) = station.stick.poll_work() {
                 // The workers end after the driver.
                 let _ = self.jobs.send((n, work));
             }
-            let due = station.poll_timeout(self.clock.now()).unwrap_or(Instant::FAR_FUTURE);
+            let due = station.poll_timeout(now).unwrap_or(Instant::FAR_FUTURE);
             deadline = deadline.min(due);
         }
         deadline

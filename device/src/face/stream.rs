@@ -90,12 +90,6 @@ impl Stream {
     pub(crate) fn close(self, reactor: &mut Reactor) {
         reactor.deregister(self.token);
     }
-
-    /// Takes the descriptor out of the reactor's hands.
-    pub(crate) fn into_fd(self, reactor: &mut Reactor) -> OwnedFd {
-        reactor.deregister(self.token);
-        self.fd
-    }
 }
 
 /// Where connections come from.
