@@ -8,7 +8,7 @@
 mod control;
 mod descriptors;
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
 
 use std::collections::VecDeque;
 
