@@ -247,7 +247,8 @@ impl Firmware {
         if answers {
             self.link.send_header(request.response(Flags::ACK), now);
         }
-        let linger = if answers { Duration::from_nanos((boot.reset_linger_ms * 1e6) as u64) } else { Duration::ZERO };
+        let linger =
+            if answers { Duration::from_nanos((boot.reset_linger_ms * 1e6) as u64) } else { Duration::ZERO };
         self.leaving = Some(now + linger);
     }
 

@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use ncs2::clock::Instant;
 use ncs2::wire::{
-    DEBUG_DATA_LEN, FIFO_GOODBYE, FifoDirection, GraphCommand, Status, StreamName, TensorDescriptor, VERIFY_HEADER_LEN,
-    WireError,
+    DEBUG_DATA_LEN, FIFO_GOODBYE, FifoDirection, GraphCommand, Status, StreamName, TensorDescriptor,
+    VERIFY_HEADER_LEN, WireError,
 };
 
 use crate::behaviour::{InputRelease, RefusedInput, TriggerStatus};
@@ -177,7 +177,8 @@ impl Graphs {
 
     /// A whole packet on a stream that may be an input FIFO's. Gives the bytes back when it is none.
     pub(crate) fn handle_element(&mut self, slot: Slot, element: Element, link: &mut Link, now: Instant) {
-        let fifo = self.fifos.iter_mut().find(|f| f.slot == Some(slot) && f.direction == FifoDirection::Input);
+        let fifo =
+            self.fifos.iter_mut().find(|f| f.slot == Some(slot) && f.direction == FifoDirection::Input);
         match fifo {
             Some(fifo) if element.wire_bytes == fifo.element_bytes => fifo.waiting.push_back(element),
             // The goodbye before BUFFER_DEALLOCATE, and what fits no element: no run can take it.
@@ -471,8 +472,7 @@ impl Graphs {
                 .min(speed.cmx_slices / prepared.cost.cmx_slices.max(1))
                 .min(speed.max_executors);
             graph.executors = executors.clamp(1, side_by_side.max(1));
-            let bytes =
-                prepared.file_bytes as u64 + prepared.bss_bytes as u64 * u64::from(graph.executors);
+            let bytes = prepared.file_bytes as u64 + prepared.bss_bytes as u64 * u64::from(graph.executors);
             let dram = speed.dram_bytes_per_s * speed.dram_efficiency / 1e9;
             graph.stage_ns.extend(prepared.cost.solo_ns(dram).map(|ns| ns as f32));
             graph.total_ns =
@@ -635,7 +635,8 @@ impl Graphs {
         if self.config.profile.firmware.refused_input == RefusedInput::Keep {
             return;
         }
-        let queued = self.runs.iter().filter(|r| r.input_fifo == fifo && r.progress == Progress::Queued).count();
+        let queued =
+            self.runs.iter().filter(|r| r.input_fifo == fifo && r.progress == Progress::Queued).count();
         let Some(fifo) = self.fifos.iter_mut().find(|f| f.id == fifo) else { return };
         // The oldest ones belong to triggers that were accepted before.
         if let Some(element) = fifo.waiting.remove(queued) {

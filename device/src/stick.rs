@@ -43,7 +43,10 @@ pub enum BusEvent {
 enum State {
     Unplugged,
     /// Between two identities.
-    Away { until: Instant, then: Next },
+    Away {
+        until: Instant,
+        then: Next,
+    },
     Rom(BootRom),
     Up(Box<Firmware>),
 }

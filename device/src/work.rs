@@ -67,7 +67,12 @@ impl Work {
     }
 }
 
-fn prepare(blob: &[u8], engine: Engine, speed: &Speed, cache: &PreparedCache) -> Result<Arc<Prepared>, Refusal> {
+fn prepare(
+    blob: &[u8],
+    engine: Engine,
+    speed: &Speed,
+    cache: &PreparedCache,
+) -> Result<Arc<Prepared>, Refusal> {
     let hash: [u8; 32] = Sha256::digest(blob).into();
     if let Some(known) = cache.0.lock().get(&hash).and_then(Weak::upgrade) {
         return Ok(known);
@@ -93,9 +98,10 @@ fn prepare(blob: &[u8], engine: Engine, speed: &Speed, cache: &PreparedCache) ->
 
 /// Interim until the hash engine is merged.
 pub(crate) fn hash_output(graph: &[u8; 32], sample: &[u8], output: &mut [u8]) {
-    let mut state = graph.iter().chain(sample).fold(0xcbf2_9ce4_8422_2325_u64, |h, &b| {
-        (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3)
-    });
+    let mut state = graph
+        .iter()
+        .chain(sample)
+        .fold(0xcbf2_9ce4_8422_2325_u64, |h, &b| (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3));
     for byte in output {
         state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
         *byte = (state >> 56) as u8;
