@@ -1,5 +1,8 @@
 //! Single-precision matrix product on all cores: the one place of this crate that calls into unsafe code.
-#![allow(unsafe_code, reason = "the gemm crate takes raw pointers; lengths are asserted against the shapes here")]
+#![allow(
+    unsafe_code,
+    reason = "the gemm crate takes raw pointers; lengths are asserted against the shapes here"
+)]
 
 /// A matrix inside a slice: element (i, j) lies at `i * rows + j * columns`.
 #[derive(Clone, Copy, Debug)]

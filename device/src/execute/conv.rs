@@ -61,7 +61,12 @@ impl Planes {
     }
 
     /// Reads a part of a row to f32.
-    pub fn read_row(&self, words: &[u16], (image, channel, y, x): (usize, usize, usize, usize), out: &mut [f32]) {
+    pub fn read_row(
+        &self,
+        words: &[u16],
+        (image, channel, y, x): (usize, usize, usize, usize),
+        out: &mut [f32],
+    ) {
         let at = self.base + image * self.image + channel * self.channel + y * self.row + x * self.column;
         if self.column == 1 || out.len() == 1 {
             memory::to_f32(&words[at..at + out.len()], out);
@@ -262,7 +267,8 @@ impl Convolution {
             return Err("the window reaches farther than any plane".into());
         }
         let moved = setup.input.elements() + setup.output.elements();
-        let work = work.saturating_add((inner.saturating_mul(width).saturating_mul(output_rows(&convolution))) as u64);
+        let work = work
+            .saturating_add((inner.saturating_mul(width).saturating_mul(output_rows(&convolution))) as u64);
         Ok(Prepared {
             outputs: vec![setup.output],
             work: work.saturating_add(moved as u64),
@@ -278,10 +284,7 @@ impl Convolution {
             let span = (n - 1).checked_mul(stride)?;
             span.checked_add((kernel - 1).checked_mul(dilation)?)?.checked_add(1)
         };
-        Some((
-            reach(width, stride.0, kernel.0, dilation.0)?,
-            reach(rows, stride.1, kernel.1, dilation.1)?,
-        ))
+        Some((reach(width, stride.0, kernel.0, dilation.0)?, reach(rows, stride.1, kernel.1, dilation.1)?))
     }
 
     /// Reads a channel's plane, padded and stuffed, from row `top` on (in coordinates of the padded plane).
@@ -385,7 +388,10 @@ impl Convolution {
                             let line = &line[kx * dilation.0..];
                             match stride.0 {
                                 1 => row.iter_mut().zip(line).for_each(|(r, v)| *r += tap * v),
-                                s => row.iter_mut().zip(line.iter().step_by(s)).for_each(|(r, v)| *r += tap * v),
+                                s => row
+                                    .iter_mut()
+                                    .zip(line.iter().step_by(s))
+                                    .for_each(|(r, v)| *r += tap * v),
                             }
                         }
                     }
@@ -466,7 +472,12 @@ fn output_rows(convolution: &Convolution) -> usize {
 }
 
 /// Finds out which input channels matter, and whether each output channel has but one.
-fn analyse<'a>(kernels: impl Iterator<Item = &'a [f32]> + Clone, oc: usize, ic: usize, taps: usize) -> Weights {
+fn analyse<'a>(
+    kernels: impl Iterator<Item = &'a [f32]> + Clone,
+    oc: usize,
+    ic: usize,
+    taps: usize,
+) -> Weights {
     let mut live = vec![false; ic];
     let mut sources = Vec::with_capacity(oc);
     for kernel in kernels.clone() {

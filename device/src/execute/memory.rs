@@ -449,7 +449,7 @@ pub(super) struct Transfer {
     dims: [usize; RANK],
     strides: [[isize; RANK]; 2],
     /// The source is moved aside first, because writing may change what is still to be read.
-    staged: Option<(usize, usize)>,
+    staged: bool,
 }
 
 impl Transfer {
@@ -461,7 +461,7 @@ impl Transfer {
             return Err("input and output have different element sizes".into());
         }
         let (rank, dims, strides) = collapse(from.rank, &from.dims, [&from.strides, &to.strides]);
-        let staged = from.overlaps(&to).then(|| from.span()).map(|(a, b)| (a / 2, b.div_ceil(2)));
+        let staged = from.overlaps(&to);
         Ok(Transfer { from, to, rank, dims, strides, staged })
     }
 
@@ -476,48 +476,48 @@ impl Transfer {
     pub fn run(&self, arena: &mut [u16], spare: &mut Vec<u16>) {
         let size = self.to.dtype.bytes();
         let n = self.dims[0];
-        let [from, to] = [self.strides[0][0], self.strides[1][0]];
-        let rows = |f: &mut dyn FnMut(usize, usize)| {
-            each_row(self.rank, &self.dims, &self.strides, [self.from.offset, self.to.offset], |[a, b]| {
-                f(a as usize, b as usize);
-            });
-        };
-        let whole = from == size as isize && to == size as isize || n == 1;
-        match (&self.from.source, self.staged) {
-            (Source::Arena, None) if whole && size > 1 => {
+        let whole = n == 1 || self.strides[0][0] == size as isize && self.strides[1][0] == size as isize;
+        match &self.from.source {
+            Source::Const(words) => self.run_from(words, 0, arena),
+            Source::Arena if !self.staged && whole && size > 1 => {
                 let words = n * size / 2;
-                rows(&mut |a, b| arena.copy_within(a / 2..a / 2 + words, b / 2));
+                self.rows(|a, b| arena.copy_within(a as usize / 2..a as usize / 2 + words, b as usize / 2));
             }
-            (Source::Arena, None) if size == 2 => rows(&mut |a, b| {
-                for i in 0..n as isize {
-                    let word = arena[(a as isize + i * from) as usize / 2];
-                    arena[(b as isize + i * to) as usize / 2] = word;
-                }
-            }),
-            (source, staged) => {
-                let (words, back): (&[u16], usize) = match (source, staged) {
-                    (Source::Const(words), _) => (words, 0),
-                    (Source::Arena, staged) => {
-                        let (begin, end) = staged.unwrap_or_else(|| {
-                            let (a, b) = self.from.span();
-                            (a / 2, b.div_ceil(2))
-                        });
-                        spare.clear();
-                        spare.extend_from_slice(&arena[begin..end]);
-                        (spare, begin * 2)
-                    }
-                };
-                rows(&mut |a, b| {
+            Source::Arena if !self.staged && size == 2 => {
+                let [from, to] = [self.strides[0][0], self.strides[1][0]];
+                self.rows(|a, b| {
                     for i in 0..n as isize {
-                        let (a, b) = (a as isize - back as isize + i * from, b as isize + i * to);
-                        match size {
-                            1 => store8(arena, b, load8(words, a)),
-                            2 => arena[b as usize / 2] = words[a as usize / 2],
-                            _ => store32(arena, b, load32(words, a)),
-                        }
+                        arena[(b + i * to) as usize / 2] = arena[(a + i * from) as usize / 2];
                     }
                 });
             }
+            Source::Arena => {
+                let (begin, end) = self.from.span();
+                spare.clear();
+                spare.extend_from_slice(&arena[begin / 2..end.div_ceil(2)]);
+                self.run_from(spare, (begin / 2 * 2) as isize, arena);
+            }
         }
+    }
+
+    /// The same, reading words of which the first lies at byte `begin` of the source.
+    fn run_from(&self, words: &[u16], begin: isize, arena: &mut [u16]) {
+        let [from, to] = [self.strides[0][0], self.strides[1][0]];
+        let size = self.to.dtype.bytes();
+        self.rows(|a, b| {
+            for i in 0..self.dims[0] as isize {
+                let (a, b) = (a - begin + i * from, b + i * to);
+                match size {
+                    1 => store8(arena, b, load8(words, a)),
+                    2 => arena[b as usize / 2] = words[a as usize / 2],
+                    _ => store32(arena, b, load32(words, a)),
+                }
+            }
+        });
+    }
+
+    fn rows(&self, mut row: impl FnMut(isize, isize)) {
+        let begin = [self.from.offset, self.to.offset];
+        each_row(self.rank, &self.dims, &self.strides, begin, |[a, b]| row(a, b));
     }
 }

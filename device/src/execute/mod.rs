@@ -27,12 +27,9 @@ mod resample;
 mod softmax;
 mod topk;
 
-#[cfg(test)]
-mod tests;
-
 use std::time::{Duration, Instant};
 
-use ncs2::blob::{Graph, Stage, StageKind, View};
+use ncs2::blob::{Graph, Location, Stage, StageKind, View};
 
 use memory::{Layout, Place};
 use params::Context;
@@ -55,6 +52,9 @@ fn label(kind: StageKind) -> String {
 
 /// Most element operations of one call that are accepted: hours of a stick's time, so only a damaged graph has more.
 const MOST_WORK: u64 = 1 << 44;
+
+/// Most bytes of unpacked constants. Stages may share constants (tiles do), and each unpacks its own.
+const MOST_UNPACKED: usize = 4 << 30;
 
 /// A graph made ready to run. One per allocated graph; executors share it.
 pub struct Program {
@@ -177,9 +177,17 @@ impl Program {
         let consts = blob.get(graph.const_offset..).ok_or_else(|| whole("no constant section".into()))?;
         let mut steps = Vec::with_capacity(graph.stages.len());
         let mut work = 0u64;
+        let mut unpacked = 0usize;
         let mut add = |index: usize, stage: &Stage| -> Result<(), Unsupported> {
+            let constants = stage.buffers.iter().filter(|v| v.location == Location::Blob);
+            unpacked = constants.fold(unpacked, |sum, v| sum.saturating_add(v.elements().saturating_mul(4)));
+            if unpacked > MOST_UNPACKED {
+                let why = "the stages' constants, each counted anew, exceed all memory".into();
+                return Err(Unsupported { stage: index, kind: stage.kind, why });
+            }
             let context = Context::new(blob, consts, &layout, stage);
-            let prepared = family(&context).map_err(|why| Unsupported { stage: index, kind: stage.kind, why })?;
+            let prepared =
+                family(&context).map_err(|why| Unsupported { stage: index, kind: stage.kind, why })?;
             work = work.saturating_add(prepared.work);
             let Prepared { operation, outputs, .. } = prepared;
             steps.push(Step { stage: index, kind: stage.kind, operation, outputs });
@@ -197,7 +205,8 @@ impl Program {
             let pairs = tensors.iter().zip(areas);
             pairs.map(|(t, &(begin, bytes))| Slot { offset: t.offset, begin, bytes }).collect::<Vec<_>>()
         };
-        let (inputs, outputs) = (slots(&graph.inputs, &layout.inputs), slots(&graph.outputs, &layout.outputs));
+        let (inputs, outputs) =
+            (slots(&graph.inputs, &layout.inputs), slots(&graph.outputs, &layout.outputs));
         let batch = graph.batch as usize;
         let work = work.saturating_mul(batch as u64);
         if work > MOST_WORK {
@@ -220,7 +229,9 @@ impl Program {
     /// One inference: a whole input FIFO element to a whole output FIFO element. Bytes between the tensors of the
     /// output become 0; an input that is too short counts as continued by zeros.
     pub fn run(&self, arena: &mut Arena, input: &[u8], output: &mut [u8]) {
-        self.execute(arena, input, output, |_, step, arena| step.operation.run(&mut arena.words, &mut arena.scratch));
+        self.execute(arena, input, output, |_, step, arena| {
+            step.operation.run(&mut arena.words, &mut arena.scratch)
+        });
     }
 
     /// The same, calling `look` after each stage with its time and a way to read what it wrote.
@@ -293,16 +304,16 @@ impl Slot {
 fn family(context: &Context<'_>) -> Result<Prepared, String> {
     match context.kind() {
         38 => nce::prepare(context),
-        0 | 4 | 8 | 22 | 58 | 63 => conv::prepare(context),
+        0 | 8 | 22 | 49 => conv::prepare(context),
         1 | 2 | 60 => pool::prepare(context),
         3 => softmax::prepare(context),
         6 | 20 | 21 | 23 | 26 | 44 | 45 | 46 | 57 | 101 | 102 | 110 | 134 | 135 | 137 | 138 => {
             activation::prepare(context)
         }
         9 | 10 | 15 | 47 => activation::prepare_channels(context),
-        11 | 18 | 35 | 61 | 62 => norm::prepare(context),
+        11 | 35 | 61 | 62 => norm::prepare(context),
         12..=14 | 75..=90 => eltwise::prepare(context),
-        19 | 28 | 30 | 34 | 71 | 73 | 94 | 100 | 111 | 128 | 129 | 133 => layout::prepare(context),
+        19 | 28 | 34 | 71 | 73 | 100 | 111 | 128 | 133 => layout::prepare(context),
         67 | 72 => resample::prepare(context),
         70 => lstm::prepare(context),
         91 => matmul::prepare(context),

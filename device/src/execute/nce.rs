@@ -17,9 +17,9 @@ pub(super) fn prepare(context: &Context<'_>) -> Result<Prepared, String> {
     let channels = output.dim(3);
     let mut ranges: Vec<_> = nce.descriptors.iter().map(|d| (d.first_channel, d.channels)).collect();
     ranges.sort_unstable();
-    let covered = ranges.iter().try_fold(0u32, |end, &(first, count)| {
-        (first == end).then(|| first.checked_add(count)).flatten()
-    });
+    let covered = ranges
+        .iter()
+        .try_fold(0u32, |end, &(first, count)| (first == end).then(|| first.checked_add(count)).flatten());
     if covered.map(|end| end as usize) != Some(channels) {
         return Err(format!("descriptors do not cover the output's {channels} channels exactly"));
     }
@@ -63,8 +63,12 @@ pub(super) fn prepare(context: &Context<'_>) -> Result<Prepared, String> {
             Convolution::prepare(setup, &weights, false)
         }
         NceOp::Pool(kind) => {
-            let window =
-                pool::Window { kernel: (kw, kh), stride: (stride, stride), pad: nce.pool_padding(), exclude_pad: false };
+            let window = pool::Window {
+                kernel: (kw, kh),
+                stride: (stride, stride),
+                pad: nce.pool_padding(),
+                exclude_pad: false,
+            };
             pool::Pool::prepare(input, output, window, kind, finish)
         }
         NceOp::FullyConnected => Err("the NCE's FC operation was never seen in a blob".into()),

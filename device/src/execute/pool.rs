@@ -56,7 +56,8 @@ impl Pool {
             return Err("input and output have different channels or batches".into());
         }
         let reach = |kernel: usize, size: usize| kernel.min(size) as u64;
-        let per_element = reach(window.kernel.0, from.width).saturating_mul(reach(window.kernel.1, from.height));
+        let per_element =
+            reach(window.kernel.0, from.width).saturating_mul(reach(window.kernel.1, from.height));
         let work = (output.elements() as u64).saturating_mul(per_element) + input.elements() as u64;
         let parallel = work >= WORTH_WAKING;
         let operation = Box::new(Pool { input: from, output: to, window, kind, finish, parallel });
@@ -72,7 +73,9 @@ impl Pool {
             let (top, bottom) = self.window.rows(y, height);
             for row in input[top * width..bottom * width].chunks_exact(width) {
                 match self.kind {
-                    PoolKind::Max => line.iter_mut().zip(row).for_each(|(l, &v)| *l = if v > *l { v } else { *l }),
+                    PoolKind::Max => {
+                        line.iter_mut().zip(row).for_each(|(l, &v)| *l = if v > *l { v } else { *l })
+                    }
                     PoolKind::Average => line.iter_mut().zip(row).for_each(|(l, &v)| *l += v),
                 }
             }
@@ -99,14 +102,14 @@ impl Operation for Pool {
         let (from, to) = (self.input.width * self.input.height, self.output.width * self.output.height);
         let line = self.input.width;
         let count = self.input.channels;
-        let (planes, lines, results) =
-            (sized(a, count * from), sized(b, count * line), sized(c, count * to));
+        let (planes, lines, results) = (sized(a, count * from), sized(b, count * line), sized(c, count * to));
         for image in 0..self.input.batch {
             let words = self.input.place.words(arena);
-            let one = |(channel, ((plane, line), result)): (usize, ((&mut [f32], &mut [f32]), &mut [f32]))| {
-                self.input.read_plane(words, image, channel, plane);
-                self.plane(plane, line, result);
-            };
+            let one =
+                |(channel, ((plane, line), result)): (usize, ((&mut [f32], &mut [f32]), &mut [f32]))| {
+                    self.input.read_plane(words, image, channel, plane);
+                    self.plane(plane, line, result);
+                };
             if self.parallel {
                 let buffers = planes.par_chunks_exact_mut(from).zip(lines.par_chunks_exact_mut(line));
                 buffers.zip(results.par_chunks_exact_mut(to)).enumerate().with_min_len(4).for_each(one);
