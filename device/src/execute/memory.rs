@@ -9,8 +9,8 @@ use std::sync::Arc;
 use half::slice::{HalfBitsSliceExt, HalfFloatSliceExt};
 use ncs2::blob::{DataType, Graph, Location, MAX_DIMS, View};
 
-/// Most dimensions of a [`Place`]: a view's, and two that tiling and pooling tricks split off.
-pub(super) const RANK: usize = MAX_DIMS + 2;
+/// Most dimensions of a [`Place`].
+pub(super) const RANK: usize = MAX_DIMS;
 
 /// What a place's offset counts from.
 #[derive(Clone, Debug)]
@@ -198,18 +198,6 @@ impl Place {
             seen.strides[at] = self.strides[i];
         }
         Ok(seen)
-    }
-
-    /// Appends a major dimension.
-    pub fn push(&mut self, dim: usize, stride: isize) -> Result<(), String> {
-        if self.rank == RANK {
-            return Err("too many dimensions".into());
-        }
-        self.dims[self.rank] = dim;
-        self.strides[self.rank] = stride;
-        self.digits[self.rank] = 0;
-        self.rank += 1;
-        Ok(())
     }
 
     /// All elements as f32, minor to major.
@@ -463,10 +451,6 @@ impl Transfer {
         let (rank, dims, strides) = collapse(from.rank, &from.dims, [&from.strides, &to.strides]);
         let staged = from.overlaps(&to);
         Ok(Transfer { from, to, rank, dims, strides, staged })
-    }
-
-    pub fn to(&self) -> &Place {
-        &self.to
     }
 
     pub fn elements(&self) -> usize {

@@ -27,6 +27,9 @@ mod resample;
 mod softmax;
 mod topk;
 
+#[cfg(test)]
+mod tests;
+
 use std::time::{Duration, Instant};
 
 use ncs2::blob::{Graph, Location, Stage, StageKind, View};
