@@ -22,8 +22,8 @@ use crate::fifo::{Element, Fifo};
 use crate::link::{Body, Link, Slot};
 use crate::memory::Ledger;
 use crate::run::{Progress, Run};
-use crate::work::{Prepared, Refusal, Task, Work, hash_output};
-use crate::{Engine, Timing};
+use crate::work::{Prepared, Refusal, Task, Work};
+use crate::{Engine, Timing, hash};
 
 /// Triggers that may wait on one stick; more are refused with "out of resources".
 const MAX_RUNS: usize = 256;
@@ -206,7 +206,7 @@ impl Graphs {
     pub(crate) fn handle_work_done(&mut self, work: Work, link: &mut Link) {
         match work.task {
             Task::Prepare { result, .. } => self.prepared = result,
-            Task::Execute { input, output } => {
+            Task::Execute { input, output, .. } => {
                 link.give_vec(input);
                 match self.runs.iter_mut().find(|r| r.id == work.run) {
                     Some(run) => {
@@ -695,7 +695,7 @@ impl Graphs {
             run.progress = Progress::Running;
             match self.config.engine {
                 Engine::Hash => {
-                    hash_output(&prepared.hash, &element.bytes, &mut output);
+                    hash::output_of_sample(&prepared.hash, element.wire_bytes, &element.bytes, &mut output);
                     link.give_vec(element.bytes);
                     run.output = Some(output);
                     run.computed = true;
@@ -703,7 +703,7 @@ impl Graphs {
                 Engine::Execute => self.work.push_back(Work {
                     epoch: self.epoch,
                     run: id,
-                    task: Task::Execute { input: element.bytes, output },
+                    task: Task::Execute { graph: prepared.clone(), input: element.bytes, output },
                 }),
             }
             match self.config.timing {
