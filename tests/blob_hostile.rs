@@ -461,7 +461,7 @@ fn opening_says_what_is_wrong_and_what_to_do() {
     use std::os::unix::fs::PermissionsExt;
     let secret = folder.path().join("secret.blob");
     std::fs::write(&secret, &whole).expect("a file");
-    std::fs::set_permissions(&secret, std::fs::Permissions::from_mode(0)).expect("its mode");
+    std::fs::set_permissions(&secret, std::fs::Permissions::from_mode(0o000)).expect("its mode");
     match Blob::open(&secret) {
         Err(error) => assert_eq!(error.kind(), ErrorKind::Permission, "{error}"),
         Ok(_) => println!("skipped: this user (root?) may read any file"),
