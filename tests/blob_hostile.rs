@@ -80,14 +80,21 @@ fn survive(file: &[u8]) -> bool {
     let (macs, bytes) = peak_of(|| graph.macs(file));
     assert!(start.elapsed() < COUNT_TIME, "counting took {:?}", start.elapsed());
     assert!(bytes <= COUNT_BOUND + parse_bound(file), "counting took {bytes} bytes of memory");
+    if start.elapsed() > Duration::from_millis(100) {
+        println!("{} stages counted in {:.1?} with {} KiB", graph.stages.len(), start.elapsed(), bytes >> 10);
+    }
     assert_eq!(macs.per_stage.len(), graph.stages.len());
     assert!(graph.weights_bytes() <= file.len());
     true
 }
 
 fn model(name: &str) -> Vec<u8> {
-    let path =
-        Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/models").join(name).with_extension("blob");
+    file_of("models", name)
+}
+
+fn file_of(folder: &str, name: &str) -> Vec<u8> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data").join(folder).join(name);
+    let path = path.with_extension("blob");
     std::fs::read(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
 }
 
@@ -170,7 +177,7 @@ fn apply(file: &mut Vec<u8>, damages: &[Damage]) {
                 put(file, at, *value);
             }
             Damage::Cut(index) => {
-                let len = 4096 + index.index(file.len() - 4096);
+                let len = 4096 + index.index(file.len() - 4095);
                 file.truncate(len);
                 // A cut that is not noticed at once gets deeper into the parser.
                 put(file, 56, len as u32);
@@ -181,10 +188,19 @@ fn apply(file: &mut Vec<u8>, damages: &[Damage]) {
 
 #[test]
 fn damaged_files_are_refused_or_counted() {
-    for name in ["tiny_u8_s1", "lstm_fp16_s1", "swconv_fp16_s1", "ssd_head_u8_s1"] {
-        let whole = model(name);
+    let cases = std::env::var("PROPTEST_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(500);
+    for (folder, name) in [
+        ("models", "tiny_u8_s1"),
+        ("models", "lstm_fp16_s1"),
+        ("models", "swconv_fp16_s1"),
+        ("models", "ssd_head_u8_s1"),
+        ("blobs", "tconv_u8_s2"),
+        ("blobs", "pruned_u8_s2"),
+        ("blobs", "tiny_nhwc_u8_s2"),
+    ] {
+        let whole = file_of(folder, name);
         let (tried, parsed) = (Cell::new(0), Cell::new(0));
-        let config = Config { cases: 700, failure_persistence: None, ..Config::default() };
+        let config = Config { cases, failure_persistence: None, ..Config::default() };
         TestRunner::new(config)
             .run(&damages(), |damages| {
                 let mut file = whole.clone();
