@@ -3,13 +3,14 @@
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
+use std::hash::{BuildHasher, RandomState};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use ncs2::blob::{Blob, BlobError, Graph};
 use ncs2::{ErrorKind, Result};
 use proptest::prelude::*;
-use proptest::test_runner::{Config, TestRunner};
+use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 
 /// Counts the live and the most live bytes of each thread, so that tests that run at the same time do not mix.
 struct Counting;
@@ -186,8 +187,17 @@ fn apply(file: &mut Vec<u8>, damages: &[Damage]) {
     }
 }
 
+/// Another one in each run.
+fn rand_seed() -> u64 {
+    RandomState::new().hash_one(0)
+}
+
 #[test]
 fn damaged_files_are_refused_or_counted() {
+    let number = std::env::var("NCS2_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or_else(rand_seed);
+    println!("NCS2_SEED={number}");
+    let mut seed = [0; 32];
+    seed[..8].copy_from_slice(&number.to_le_bytes());
     let cases = std::env::var("PROPTEST_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(500);
     for (folder, name) in [
         ("models", "tiny_u8_s1"),
@@ -201,7 +211,7 @@ fn damaged_files_are_refused_or_counted() {
         let whole = file_of(folder, name);
         let (tried, parsed) = (Cell::new(0), Cell::new(0));
         let config = Config { cases, failure_persistence: None, ..Config::default() };
-        TestRunner::new(config)
+        TestRunner::new_with_rng(config, TestRng::from_seed(RngAlgorithm::ChaCha, &seed))
             .run(&damages(), |damages| {
                 let mut file = whole.clone();
                 apply(&mut file, &damages);
@@ -209,7 +219,7 @@ fn damaged_files_are_refused_or_counted() {
                 parsed.set(parsed.get() + u32::from(survive(&file)));
                 Ok(())
             })
-            .unwrap_or_else(|failure| panic!("{name}: {failure}"));
+            .unwrap_or_else(|failure| panic!("{name}, NCS2_SEED={number}: {failure}"));
         println!("{name}: {} of {} damaged files still parse", parsed.get(), tried.get());
         assert!(parsed.get() > tried.get() / 50, "the damage is too coarse to reach the count");
     }
