@@ -3,7 +3,7 @@
 //! Two numbers. `ordered` follows from the descriptors alone. `model`, the network's own count, takes away what the
 //! compiler added: junk rows of tiles that nobody reads ([`Needed`], backwards), input channels that only fill up a
 //! group ([`Trace`]), depthwise layers run as dense ones, and the zeros of an upsampled plane.
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use super::Graph;
 use super::needed::Needed;
@@ -202,45 +202,47 @@ fn real_channels(
         return Some(real);
     }
 
-    // From the end: padding is what nobody wrote, or what a stage left there that wrote no live channel. The latter
-    // only fills up a group of 2^mode channels; more than that is a branch of a concatenation that was pruned away.
-    let stale_end = real.saturating_sub((1 << nce.mode) - 1);
-    let mut live_writers: Option<Vec<usize>> = None;
-    while real > live {
-        let mut padding = true;
-        for place in corners(input, real - 1) {
-            match trace.writer(place, unit.top, budget)? {
-                Origin::Unwritten => {}
-                Origin::Given(_) => padding = false,
-                Origin::Written(writer, _) => {
-                    if live_writers.is_none() {
-                        live_writers = Some(writers(input, live, unit, trace, budget)?);
-                    }
-                    let is_stale =
-                        live_writers.as_ref().is_some_and(|live| live.binary_search(&writer).is_err());
-                    padding &= is_stale && real > stale_end;
-                }
-            }
+    // From the end: padding is what nobody wrote, or what a stage left there that wrote no live channel. Both are
+    // asked of the last writer and of where a Copy or Permute had it from: those carry padding along.
+    let mut live_sources: Option<Sources> = None;
+    let mut candidates: Vec<[Source; 2]> = Vec::new();
+    while live < real - candidates.len() {
+        let [first, last] = corners(input, real - candidates.len() - 1);
+        let sources = [Source::of(first, unit, trace, budget)?, Source::of(last, unit, trace, budget)?];
+        if !sources.iter().all(Source::is_unwritten) && live_sources.is_none() {
+            live_sources = Some(Sources::of(input, live, unit, trace, budget)?);
         }
-        if !padding {
+        let foreign = |source| live_sources.as_ref().is_some_and(|live| live.lack(source));
+        if !sources.iter().all(|source| source.is_unwritten() || foreign(source)) {
             break;
         }
-        real -= 1;
+        candidates.push(sources);
     }
+    // Padding only fills up a group of 2^mode. A longer run ends with a branch of a concatenation that was pruned
+    // away, real channels with no weight: padding is then what differs in source from them.
+    let unwritten = candidates.iter().take_while(|pair| pair.iter().all(Source::is_unwritten)).count();
+    let group = 1 << nce.mode;
+    real -= if candidates.len() < group {
+        candidates.len()
+    } else {
+        (unwritten + 1..group).rev().find(|&n| candidates[n - 1] != candidates[n]).unwrap_or(unwritten)
+    };
 
     // Then the overlap of channel tiles: another tile of the same layer begins at that channel.
     if real > live {
-        for other in 0..trace.units.len() {
-            let Some(tile) = &trace.units[other].stage.nce else { continue };
-            if other == number || !is_same_layer(nce, unit.stage, tile, trace.units[other].stage) {
+        for (other, (neighbour, known)) in trace.units.iter().zip(starts).enumerate() {
+            if !budget.spend(1 + nce.descriptors.len() as u64) {
+                return None;
+            }
+            let Some(tile) = &neighbour.stage.nce else { continue };
+            if other == number || !is_same_layer(nce, unit.stage, tile, neighbour.stage) {
                 continue;
             }
-            let start = match starts[other] {
+            let start = match *known {
                 Some(start) => start,
                 None => {
-                    let unit = trace.units[other];
-                    let first = Place::of(&unit.stage.buffers[tile.input], []);
-                    *starts[other].insert(trace.origin(first, unit.top, budget)?)
+                    let first = Place::of(&neighbour.stage.buffers[tile.input], []);
+                    *known.insert(trace.origin(first, neighbour.top, budget)?)
                 }
             };
             if start == Origin::Unwritten {
@@ -271,25 +273,62 @@ fn corners(view: &View, channel: usize) -> [Place; 2] {
     [at(false), at(true)]
 }
 
-/// Sorted numbers of the units that wrote the first `channels` channels.
-fn writers(
-    view: &View,
-    channels: usize,
-    unit: Unit<'_>,
-    trace: &Trace<'_>,
-    budget: &mut Budget,
-) -> Option<Vec<usize>> {
-    let mut writers = Vec::new();
-    for channel in 0..channels {
-        for place in corners(view, channel) {
-            if let Origin::Written(writer, _) = trace.writer(place, unit.top, budget)? {
-                writers.push(writer);
+/// Last writer of a place, and who made what that one wrote; `None` for what no stage wrote.
+#[derive(PartialEq)]
+struct Source {
+    writer: Option<usize>,
+    maker: Option<usize>,
+    unwritten: bool,
+}
+
+impl Source {
+    fn of(place: Place, unit: Unit<'_>, trace: &Trace<'_>, budget: &mut Budget) -> Option<Self> {
+        let unit_of = |origin| if let Origin::Written(unit, _) = origin { Some(unit) } else { None };
+        let writer = trace.writer(place, unit.top, budget)?;
+        let origin = trace.origin(place, unit.top, budget)?;
+        Some(Source {
+            writer: unit_of(writer),
+            maker: unit_of(origin),
+            unwritten: origin == Origin::Unwritten,
+        })
+    }
+
+    fn is_unwritten(&self) -> bool {
+        self.unwritten
+    }
+}
+
+/// The units that wrote a range of channels, and those that made what they wrote.
+struct Sources {
+    writers: HashSet<usize>,
+    makers: HashSet<usize>,
+}
+
+impl Sources {
+    /// Of the first `channels` channels.
+    fn of(
+        view: &View,
+        channels: usize,
+        unit: Unit<'_>,
+        trace: &Trace<'_>,
+        budget: &mut Budget,
+    ) -> Option<Self> {
+        let mut sources = Sources { writers: HashSet::new(), makers: HashSet::new() };
+        for channel in 0..channels {
+            for place in corners(view, channel) {
+                let source = Source::of(place, unit, trace, budget)?;
+                sources.writers.extend(source.writer);
+                sources.makers.extend(source.maker);
             }
         }
+        Some(sources)
     }
-    writers.sort_unstable();
-    writers.dedup();
-    Some(writers)
+
+    /// True where a stage wrote or made this that had no part in the range.
+    fn lack(&self, source: &Source) -> bool {
+        source.writer.is_some_and(|unit| !self.writers.contains(&unit))
+            || source.maker.is_some_and(|unit| !self.makers.contains(&unit))
+    }
 }
 
 fn is_same_layer(a: &Nce, a_stage: &Stage, b: &Nce, b_stage: &Stage) -> bool {
