@@ -339,8 +339,7 @@ fn reset_leaves_the_bus_read_or_not_and_comes_back_unbooted() {
         }
         let mut events = Vec::new();
         while events.len() < 2 {
-            host.now = host.stick.poll_timeout(host.now).expect("it leaves by itself").max(host.now);
-            host.stick.handle_timeout(host.now);
+            host.step();
             events.extend(std::iter::from_fn(|| host.stick.poll_bus_event()));
         }
         assert_eq!(events, [BusEvent::Left, BusEvent::Appeared(Identity::Unbooted)]);
