@@ -221,25 +221,32 @@ impl Graphs {
         }
     }
 
-    /// Model time goes on; `speed` is the share of full speed that heat leaves.
-    pub(crate) fn advance(&mut self, now: Instant, speed: f64) {
-        self.executors.advance(now);
-        while let Some(finished) = self.executors.take_finished() {
-            let Some(run) = self.runs.iter_mut().find(|r| r.id == finished.run) else {
-                let mut unused = Vec::new();
-                self.executors.rest(finished.run, speed, &mut unused);
-                continue;
-            };
+    /// Model time goes on; `speed` is the share of full speed that heat leaves. What follows from the end of a run
+    /// (its output, the next run's start) has the time of that end, however late it is looked at.
+    pub(crate) fn advance(&mut self, now: Instant, speed: f64, link: &mut Link) {
+        while self.executors.advance(now) {
+            let mut at = now;
+            while let Some(finished) = self.executors.take_finished() {
+                at = finished.at;
+                self.finish(finished.run, speed);
+            }
+            self.pump(link, at);
+        }
+    }
+
+    fn finish(&mut self, run: u64, speed: f64) {
+        let mut nobody = Vec::new();
+        let graph = self.runs.iter_mut().find(|r| r.id == run).and_then(|run| {
             run.elapsed = true;
-            match self.graphs.iter_mut().find(|g| g.id == run.graph) {
-                Some(graph) => {
-                    let took = self.executors.rest(run.id, speed, &mut graph.stage_ns);
-                    graph.total_ns = took.as_nanos() as f64;
-                }
-                None => {
-                    let mut unused = Vec::new();
-                    self.executors.rest(run.id, speed, &mut unused);
-                }
+            self.graphs.iter_mut().find(|g| g.id == run.graph)
+        });
+        match graph {
+            Some(graph) => {
+                let took = self.executors.rest(run, speed, &mut graph.stage_ns);
+                graph.total_ns = took.as_nanos() as f64;
+            }
+            None => {
+                self.executors.rest(run, speed, &mut nobody);
             }
         }
     }
