@@ -27,6 +27,8 @@ use crate::{Engine, Timing, hash};
 
 /// Triggers that may wait on one stick; more are refused with "out of resources".
 const MAX_RUNS: usize = 256;
+/// Refused graphs that can be asked about.
+const MAX_REFUSED: usize = 16;
 /// Results of one FIFO that may be computed ahead of the host's releases.
 const MAX_RESULTS: usize = 64;
 
@@ -442,9 +444,20 @@ impl Graphs {
         link.write(slot, Body::short(&header.stages.to_le_bytes()), 0, now);
 
         let speed = &self.config.profile.timing;
-        let busy = self.graphs.len() >= self.config.profile.firmware.max_graphs as usize;
+        // What was refused stays only to be asked about; it takes no place, and its number may be used again.
+        let ready = |g: &&LoadedGraph| matches!(g.state, GraphState::Ready(_));
+        let busy =
+            self.graphs.iter().filter(ready).count() >= self.config.profile.firmware.max_graphs as usize;
+        let taken = self.graph(id).filter(ready).is_some();
+        if !taken {
+            self.graphs.retain(|g| g.id != id);
+            while self.graphs.iter().filter(|g| !ready(g)).count() >= MAX_REFUSED {
+                let Some(oldest) = self.graphs.iter().position(|g| !ready(&g)) else { break };
+                self.graphs.remove(oldest);
+            }
+        }
         let (status, state, debug) = match result {
-            _ if self.graph(id).is_some() => {
+            _ if taken => {
                 self.status(Status::InvalidHandle, link, now);
                 return;
             }

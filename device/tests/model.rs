@@ -322,9 +322,27 @@ fn a_damaged_blob_is_refused_and_the_stick_stays_usable() {
     let middle = u32::from_le_bytes(bad[124..128].try_into().expect("4")) as usize;
     bad[middle] ^= 0xff;
     assert_eq!(host.allocate(0, &bad, 1).0, Status::UnsupportedElement);
-    let graph = host.load(1, &blob("tiny_u8_s1"), 1, 2);
+    // Refused graphs take no place: the limit of 10 is for those that run.
+    for n in 1..20 {
+        assert_eq!(host.allocate(n, &bad, 1).0, Status::UnsupportedElement);
+        host.close(2 + 3 * n);
+    }
+    let graph = host.load(20, &blob("tiny_u8_s1"), 1, 2);
     host.trigger(&graph, &vec![3; graph.input_bytes]);
     assert_eq!(host.expect(graph.output).len(), graph.output_bytes);
+}
+
+#[test]
+fn an_eleventh_graph_finds_no_place() {
+    let mut config = zero();
+    config.profile.firmware.max_graphs = 2;
+    let mut host = Host::open(config);
+    let tiny = blob("tiny_u8_s1");
+    for (n, status) in [(0, Status::Ok), (1, Status::Ok), (2, Status::OutOfResources)] {
+        assert_eq!(host.allocate(n, &tiny, 1).0, status);
+    }
+    assert_eq!(host.command(GraphCommand::Deallocate { graph: 0 }), Status::Ok);
+    assert_eq!(host.allocate(3, &tiny, 1).0, Status::Ok);
 }
 
 #[test]
