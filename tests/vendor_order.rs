@@ -215,6 +215,10 @@ impl Replay {
             EventKind::Write if next.header.stream == StreamId(0) => {
                 match DeviceCommand::parse(&next.payload).expect("a device command") {
                     DeviceCommand::ThermalStats => self.stick.request_thermal(self.now),
+                    DeviceCommand::WatchdogPing => {
+                        self.now = self.stick.poll_timeout().expect("the time of the next ping");
+                        self.stick.handle_timeout(self.now);
+                    }
                     other => panic!("line {}: nobody asks for {other:?}", next.line),
                 }
                 Ok(())
@@ -422,4 +426,10 @@ fn unload_and_load_again_on_the_open_stick() {
 #[test]
 fn two_inputs_and_two_outputs() {
     replay_without_files("25_multi_input_output.usb.log");
+}
+
+#[test]
+fn two_networks_on_one_stick() {
+    let replay = replay_without_files("06_two_nets_one_device.usb.log");
+    assert_eq!(replay.loads, 2);
 }

@@ -231,6 +231,11 @@ impl Stick {
         self.incoming = None;
     }
 
+    /// Until when a command that is given now has its reply: what lies before it on the wire has its time first.
+    fn command_deadline(&self, now: Instant) -> Instant {
+        self.link.wire_free(now) + self.config.command_timeout
+    }
+
     /// Our own request was not taken by the link: a hole in this room's bookkeeping, said rather than panicked over.
     fn check(&mut self, step: &'static str, result: Result<(), LinkError>) {
         if let Err(error) = result {
