@@ -120,7 +120,7 @@ impl Stick {
     pub fn handle_in(&mut self, bytes: &[u8], now: Instant) {
         let mut rest = bytes;
         while !rest.is_empty() && self.is_alive() {
-            let (taken, event) = self.link.handle_in(rest);
+            let (taken, event) = self.link.handle_in(rest, now);
             if taken == 0 {
                 self.fail(StickError::Invalid("the owner gave an output's bytes to handle_in"));
             }

@@ -3,12 +3,13 @@
 use super::link::{Link, Receiving, Sink};
 use super::stream::{Side as StreamSide, Stream};
 use super::{Accept, LinkEvent, LinkFault, MAX_PACKET_BYTES};
+use crate::clock::Instant;
 use crate::wire::{EventKind, Flags, Header, Side};
 
 impl<P, T: Copy> Link<P, T> {
-    pub(super) fn handle_header(&mut self, header: Header) -> Option<LinkEvent<T>> {
+    pub(super) fn handle_header(&mut self, header: Header, now: Instant) -> Option<LinkEvent<T>> {
         match header.side {
-            Side::Response => self.handle_response(header),
+            Side::Response => self.handle_response(header, now),
             Side::Request => match header.kind {
                 EventKind::Write => self.handle_write(header),
                 EventKind::ReadRelease => self.handle_release(header),
@@ -33,12 +34,13 @@ impl<P, T: Copy> Link<P, T> {
     }
 
     /// Responses are matched by id and kind alone: their other fields may be stale.
-    fn handle_response(&mut self, header: Header) -> Option<LinkEvent<T>> {
+    fn handle_response(&mut self, header: Header, now: Instant) -> Option<LinkEvent<T>> {
         let found = self.awaiting.iter().position(|a| a.id == header.id && a.kind == header.kind);
         let Some(awaited) = found.and_then(|at| self.awaiting.remove(at)) else {
             self.protocol(format!("answer {:?} {} to nothing that was asked", header.kind, header.id));
             return None;
         };
+        self.confirm(awaited.sent_bytes, now);
         let accepted = header.flags.contains(Flags::ACK) && !header.flags.contains(Flags::NACK);
         let at = self.streams.iter().position(|s| s.id == awaited.stream);
         match (awaited.kind, accepted) {

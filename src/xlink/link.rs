@@ -54,6 +54,8 @@ pub(super) struct Awaited<T> {
     pub(super) tag: Option<T>,
     sent: Instant,
     deadline: Instant,
+    /// Bytes handed out up to the end of this request.
+    pub(super) sent_bytes: u64,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -78,7 +80,7 @@ pub struct Link<P, T> {
     pub(super) streams: Vec<Stream<P, T>>,
     responses: VecDeque<Header>,
     requests: VecDeque<Request<P, T>>,
-    /// In order of sending, and so of deadline.
+    /// In order of sending.
     pub(super) awaiting: VecDeque<Awaited<T>>,
     pub(super) receiving: Receiving,
     header: [u8; HEADER_LEN],
@@ -87,6 +89,8 @@ pub struct Link<P, T> {
     wire_free: Instant,
     /// Payload bytes of `requests`.
     queued_bytes: u64,
+    /// Bytes handed out so far.
+    sent_bytes: u64,
     fault: Option<LinkFault<T>>,
     pub(super) dead: bool,
 }
@@ -107,6 +111,7 @@ impl<P, T: Copy> Link<P, T> {
             packet: Vec::with_capacity(MAX_PACKET_BYTES as usize),
             wire_free: Instant::ZERO,
             queued_bytes: 0,
+            sent_bytes: 0,
             fault: None,
             dead: false,
         }
@@ -222,7 +227,7 @@ impl<P, T: Copy> Link<P, T> {
 
     /// Received bytes, up to the end of the header or packet at hand. Returns how many were taken, zero only when
     /// the link is dead or an element is due ([`Link::handle_element_in`]).
-    pub fn handle_in(&mut self, bytes: &[u8]) -> (usize, Option<LinkEvent<T>>) {
+    pub fn handle_in(&mut self, bytes: &[u8], now: Instant) -> (usize, Option<LinkEvent<T>>) {
         if self.dead {
             return (0, None);
         }
@@ -236,7 +241,7 @@ impl<P, T: Copy> Link<P, T> {
                 }
                 self.receiving = Receiving::Header { got: 0 };
                 match Header::parse(&self.header) {
-                    Ok(header) => (take, self.handle_header(header)),
+                    Ok(header) => (take, self.handle_header(header, now)),
                     Err(error) => {
                         self.fail(LinkFault::Protocol(error.to_string()));
                         (take, None)
@@ -287,7 +292,7 @@ impl<P, T: Copy> Link<P, T> {
 
     /// Judges what is overdue.
     pub fn handle_timeout(&mut self, now: Instant) {
-        if let Some(a) = self.awaiting.front().filter(|a| a.deadline <= now) {
+        if let Some(a) = self.awaiting.iter().find(|a| a.deadline <= now) {
             let fault = LinkFault::Timeout { kind: a.kind, tag: a.tag, after: a.deadline - a.sent };
             return self.fail(fault);
         }
@@ -327,6 +332,7 @@ impl<P, T: Copy> Link<P, T> {
             tag: request.tag,
             sent: now,
             deadline: self.wire_free + self.timeout,
+            sent_bytes: self.sent_bytes,
         });
         let header =
             Header { name: request.name, ..Header::request(id, request.kind, request.stream, request.size) };
@@ -342,7 +348,7 @@ impl<P, T: Copy> Link<P, T> {
             .streams
             .iter()
             .flat_map(|s| [s.parked.front().map(|p| p.deadline), s.close.as_ref().map(|c| c.deadline)]);
-        waits.chain([self.awaiting.front().map(|a| a.deadline)]).flatten().min()
+        waits.flatten().chain(self.awaiting.iter().map(|a| a.deadline)).min()
     }
 
     /// Why the link died; said once.
@@ -400,6 +406,14 @@ impl<P, T: Copy> Link<P, T> {
 
     fn occupy_wire(&mut self, bytes: u64, now: Instant) {
         self.wire_free = self.wire_free.max(now) + Self::wire_time(bytes);
+        self.sent_bytes += bytes;
+    }
+
+    /// The stick answered a request, so all up to its end has come through: only what was sent after it can still be
+    /// on the wire. Without this, a link faster than the worst one would push its deadlines ever further away.
+    pub(super) fn confirm(&mut self, sent_bytes: u64, now: Instant) {
+        let behind = Self::wire_time(self.sent_bytes - sent_bytes);
+        self.wire_free = self.wire_free.min(now + behind);
     }
 
     fn request(&mut self, kind: EventKind, stream: StreamId, size: u32, tag: Option<T>) {

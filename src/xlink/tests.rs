@@ -25,7 +25,7 @@ fn next(link: &mut TestLink) -> Option<(Header, Option<&'static str>)> {
 }
 
 fn receive(link: &mut TestLink, header: Header) -> Option<LinkEvent<u32>> {
-    let (taken, event) = link.handle_in(&header.encode());
+    let (taken, event) = link.handle_in(&header.encode(), T0);
     assert!(taken == HEADER_LEN || link.want() == LinkWant::Header(HEADER_LEN));
     event
 }
@@ -172,7 +172,7 @@ fn unknown_streams_get_a_nack_and_hostile_sizes_end_the_link() {
     let mut header = request(0, EventKind::Write, StreamId(9), 3);
     receive(&mut link, header);
     assert_eq!(link.want(), LinkWant::Packet(3));
-    assert_eq!(link.handle_in(&[1, 2, 3, 4]), (3, None));
+    assert_eq!(link.handle_in(&[1, 2, 3, 4], T0), (3, None));
     let (response, _) = next(&mut link).unwrap();
     assert_eq!(response.flags, Flags::NACK | Flags::NO_SUCH_STREAM);
     for kind in [EventKind::ReadRelease, EventKind::CloseStream] {
@@ -231,4 +231,24 @@ fn what_goes_before_on_the_wire_has_its_time_first() {
     assert_eq!(link.take_fault(), None);
     link.handle_timeout(T0 + Duration::from_millis(3001));
     assert!(matches!(fault(&mut link), LinkFault::Timeout { tag: Some(2), .. }));
+}
+
+/// On a link ten times faster than the worst, the deadline of the last request is as near as that of the first.
+#[test]
+fn a_fast_link_keeps_its_deadlines_near() {
+    let mut link = link();
+    let s = open(&mut link, "s", 8_000_000, Accept::Nothing);
+    let mut now = T0;
+    for n in 0..100 {
+        link.write(s, 8_000_000, "input", 2, now + TIMEOUT, now).unwrap();
+        let out = link.poll_transmit(now).unwrap();
+        let deadline = link.poll_timeout().unwrap();
+        assert!(deadline <= now + TIMEOUT + Duration::from_millis(1001), "{deadline:?} at {now:?}");
+        now += Duration::from_millis(100);
+        let write = Header::parse(&out.header).unwrap();
+        link.handle_in(&write.response(Flags::ACK).encode(), now);
+        link.handle_in(&request(n, EventKind::ReadRelease, s, 8_000_000).encode(), now);
+        while link.poll_transmit(now).is_some() {}
+    }
+    assert_eq!(link.take_fault(), None);
 }
