@@ -421,7 +421,7 @@ fn doubt_about_an_output_ends_the_epoch() {
     type Fault = fn(&mut Rig);
     let faults: [(&str, Fault); 8] = [
         ("output of a job whose TRIGGER was not sent", |rig| {
-            while !rig.sent.last().is_some_and(|h| h.stream == StreamId(3)) {
+            while rig.sent.last().is_none_or(|h| h.stream != StreamId(3)) {
                 if let Some(transmit) = rig.stick.poll_transmit(rig.now) {
                     rig.sent.push(Header::parse(&transmit.header).unwrap());
                 }
