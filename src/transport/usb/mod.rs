@@ -1,3 +1,8 @@
-//! Real sticks: found through rusb and sysfs.
+//! Real sticks: found through rusb and sysfs, driven through usbfs.
 
+pub mod bulk;
 pub mod discover;
+pub mod port;
+pub mod sys;
+pub mod urb;
+pub mod usbfs;
