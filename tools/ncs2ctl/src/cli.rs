@@ -479,7 +479,8 @@ impl FromStr for Depth {
 
     fn from_str(text: &str) -> Result<Self, String> {
         let number = |t: &str| t.parse::<u32>().ok().filter(|n| (1..=16).contains(n));
-        let expected = || format!("expected auto, a number from 1 to 16 or a range such as 1..8, found `{text}`");
+        let expected =
+            || format!("expected auto, a number from 1 to 16 or a range such as 1..8, found `{text}`");
         if text == "auto" {
             return Ok(Depth::Auto);
         }

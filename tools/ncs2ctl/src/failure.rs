@@ -4,7 +4,6 @@ use std::error::Error as _;
 use std::io;
 
 use ncs2::ErrorKind;
-use ncs2::blob::BlobError;
 
 /// Exit codes of the contract.
 pub mod exit {
@@ -28,7 +27,7 @@ pub enum Outcome {
 }
 
 /// Short for results of commands.
-pub type Result<T = ()> = std::result::Result<T, Failure>;
+pub type Result<T = (), E = Failure> = std::result::Result<T, E>;
 
 /// Ends a command.
 #[derive(Debug)]
@@ -115,8 +114,13 @@ pub fn one_line(text: &str) -> String {
 
 impl From<ncs2::Error> for Failure {
     fn from(error: ncs2::Error) -> Self {
-        let mut message = error.to_string();
-        let mut blob_version = false;
+        let text = error.to_string();
+        // Where the library knows the remedy, it stands behind the last semicolon.
+        let (text, remedy) = match text.rsplit_once("; ") {
+            Some((text, remedy)) => (text.to_owned(), Some(remedy.to_owned())),
+            None => (text, None),
+        };
+        let mut message = text;
         let mut source = error.source();
         while let Some(cause) = source {
             let text = cause.to_string();
@@ -125,15 +129,15 @@ impl From<ncs2::Error> for Failure {
                 message.push_str(": ");
                 message.push_str(&text);
             }
-            blob_version |= cause.downcast_ref::<BlobError>().is_some_and(|e| e.field.contains("version"));
             source = cause.source();
         }
-        Failure::new(error.kind(), message, hint(error.kind(), blob_version))
+        let remedy = remedy.unwrap_or_else(|| hint(error.kind()).to_owned());
+        Failure::new(error.kind(), message, remedy)
     }
 }
 
 /// What to do about an error of the library.
-fn hint(kind: ErrorKind, blob_version: bool) -> &'static str {
+fn hint(kind: ErrorKind) -> &'static str {
     match kind {
         ErrorKind::NotFound => "check the name or path",
         ErrorKind::Permission => "install udev/70-ncs2.rules, then plug the stick in again",
@@ -147,9 +151,6 @@ fn hint(kind: ErrorKind, blob_version: bool) -> &'static str {
         ErrorKind::Protocol => "try again; if it comes back, report it with the output of -vv",
         ErrorKind::Overheated => "let the stick cool down",
         ErrorKind::OutOfMemory => "use a smaller network, fewer graphs or less depth",
-        ErrorKind::InvalidBlob if blob_version => {
-            "compile the model again with OpenVINO 2021.4 to 2022.3, which write version 6.0"
-        }
         ErrorKind::InvalidBlob => "give a .blob made by OpenVINO's compiler for MYRIAD (2021.4 to 2022.3)",
         ErrorKind::InvalidInput => "compare with `ncs2ctl blob info`",
         ErrorKind::Unsupported => "use a network or a setting that is supported",
@@ -179,20 +180,28 @@ mod tests {
 
     #[test]
     fn chain_is_one_line_without_repeats() {
-        let source =
-            BlobError { offset: 60, field: "version".into(), problem: "expected 6.0, found 5.0".into() };
-        let error = ncs2::Error::new(ErrorKind::InvalidBlob, "open blob").detail("a\nb.blob").caused_by(source);
+        let cause = io::Error::other("disk on fire");
+        let error =
+            ncs2::Error::new(ErrorKind::NotFound, "open blob").detail("a\nb.blob: none").caused_by(cause);
         let Failure::Report(report) = Failure::from(error) else { panic!("not a report") };
-        assert_eq!(report.message, "open blob: a b.blob: at byte 60, version: expected 6.0, found 5.0");
-        assert!(report.hint.contains("2021.4"), "{}", report.hint);
-        assert_eq!((report.kind, report.exit), ("InvalidBlob", 2));
+        assert_eq!(report.message, "open blob: a b.blob: none: disk on fire");
+        assert_eq!(
+            (report.kind, report.hint.as_str(), report.exit),
+            ("NotFound", "check the name or path", 2)
+        );
+    }
+
+    #[test]
+    fn remedy_of_the_library_is_the_hint() {
+        let error =
+            ncs2::Error::new(ErrorKind::InvalidBlob, "open blob").detail("x: 6.0 expected; recompile it");
+        let Failure::Report(report) = Failure::from(error) else { panic!("not a report") };
+        assert_eq!(report.message, "open blob: x: 6.0 expected");
+        assert_eq!(report.hint, "recompile it");
     }
 
     #[test]
     fn broken_pipe_is_silent() {
-        assert!(matches!(
-            Failure::from(io::Error::from(io::ErrorKind::BrokenPipe)),
-            Failure::BrokenPipe
-        ));
+        assert!(matches!(Failure::from(io::Error::from(io::ErrorKind::BrokenPipe)), Failure::BrokenPipe));
     }
 }

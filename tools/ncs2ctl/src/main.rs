@@ -66,7 +66,8 @@ fn parse(args: &[OsString]) -> Result<Cli, clap::Error> {
     // clap colours its own help and errors before any flag is read, so this one is looked for by hand.
     let never = args.iter().zip(args.iter().skip(1)).any(|(a, b)| a == "--color" && b == "never")
         || args.iter().any(|a| a == "--color=never");
-    let command = Cli::command().color(if never { clap::ColorChoice::Never } else { clap::ColorChoice::Auto });
+    let command =
+        Cli::command().color(if never { clap::ColorChoice::Never } else { clap::ColorChoice::Auto });
     let mut matches = command.try_get_matches_from(args)?;
     Cli::from_arg_matches_mut(&mut matches)
 }

@@ -140,7 +140,9 @@ impl Sticks {
         }
         match &global.sim {
             Some(Sim::Server(_)) => Err(Failure::not_built("--sim unix:PATH")),
-            Some(Sim::Rack { sticks, profile }) => Self::simulated(global, *sticks, profile.as_deref(), engine),
+            Some(Sim::Rack { sticks, profile }) => {
+                Self::simulated(global, *sticks, profile.as_deref(), engine)
+            }
             None => {
                 refuse_without_sim(global)?;
                 Self::real(global)
@@ -186,7 +188,10 @@ impl Sticks {
         }
         let known: Vec<&str> = found.iter().map(|stick| stick.id.as_str()).collect();
         if let Some(missing) = global.device.iter().find(|id| !known.contains(&id.as_str())) {
-            return Err(no_stick(format!("{missing}: expected a stick on this port, found {}", known.join(", "))));
+            return Err(no_stick(format!(
+                "{missing}: expected a stick on this port, found {}",
+                known.join(", ")
+            )));
         }
         Err(Failure::new(
             ErrorKind::Unsupported,
@@ -206,11 +211,6 @@ impl Sticks {
 }
 
 impl Opened {
-    /// True for virtual sticks.
-    pub fn is_simulated(&self) -> bool {
-        self.simulation.is_some()
-    }
-
     /// Whether the virtual sticks kept the pace of their model; `None` for real ones.
     pub fn paced(&self) -> Option<bool> {
         self.rack.as_ref().map(|rack| rack.stats().iter().all(|stick| stick.paced))
@@ -254,7 +254,9 @@ fn select(ports: Vec<Port>, wanted: &[String]) -> Result<Vec<Port>> {
     if wanted.is_empty() {
         return Ok(ports);
     }
-    if let Some(missing) = wanted.iter().find(|id| !ports.iter().any(|port| port.id().as_str() == id.as_str())) {
+    if let Some(missing) =
+        wanted.iter().find(|id| !ports.iter().any(|port| port.id().as_str() == id.as_str()))
+    {
         let found = match &*ports {
             [] => "none".to_owned(),
             [one] => one.id().to_string(),

@@ -144,7 +144,8 @@ impl Output {
             // The exit code still tells when even this cannot be written.
             let _ = self.document(&ErrorBody { error: Shown { kind, message, hint } });
         } else {
-            let bad = if io::stderr().is_terminal() && self.color { "\x1b[31merror:\x1b[0m" } else { "error:" };
+            let bad =
+                if io::stderr().is_terminal() && self.color { "\x1b[31merror:\x1b[0m" } else { "error:" };
             let mut line = format!("{bad} {}; {}", report.message, report.hint);
             if io::stderr().is_terminal() {
                 line = wrap(&line, self.width, "       ");
@@ -184,7 +185,8 @@ impl Output {
     /// A bar over `total` time on stderr; nothing where nobody watches.
     pub fn bar(&self, total: Duration) -> ProgressBar {
         let bar = self.progress(ProgressBar::new(u64::try_from(total.as_millis()).unwrap_or(u64::MAX)));
-        let style = ProgressStyle::with_template("{prefix:8} [{bar:30}] {msg}").expect("the template is constant");
+        let style =
+            ProgressStyle::with_template("{prefix:8} [{bar:30}] {msg}").expect("the template is constant");
         bar.set_style(style.progress_chars(self.glyph("█▉▊▋▌▍▎▏ ", "#>-")));
         bar
     }
@@ -192,7 +194,8 @@ impl Output {
     /// A sign of life on stderr while something takes its time; clear it when done.
     pub fn spinner(&self, message: &str) -> ProgressBar {
         let bar = self.progress(ProgressBar::new_spinner());
-        let style = ProgressStyle::with_template("{spinner} {msg} ({elapsed})").expect("the template is constant");
+        let style =
+            ProgressStyle::with_template("{spinner} {msg} ({elapsed})").expect("the template is constant");
         bar.set_style(style.tick_chars(self.glyph("⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏ ", "|/-\\ ")));
         bar.set_message(message.to_owned());
         bar.enable_steady_tick(Duration::from_millis(100));
@@ -243,7 +246,11 @@ fn utf8_locale(variable: impl Fn(&str) -> Option<String>) -> bool {
 fn terminal_width() -> usize {
     let columns = || std::env::var("COLUMNS").ok().and_then(|c| c.parse::<usize>().ok()).filter(|&c| c > 0);
     let width = if io::stdout().is_terminal() {
-        ratatui::crossterm::terminal::size().ok().map(|(w, _)| usize::from(w)).filter(|&w| w > 0).or_else(columns)
+        ratatui::crossterm::terminal::size()
+            .ok()
+            .map(|(w, _)| usize::from(w))
+            .filter(|&w| w > 0)
+            .or_else(columns)
     } else {
         columns()
     };

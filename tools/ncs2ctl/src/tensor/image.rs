@@ -25,7 +25,8 @@ pub fn read(path: &Path, tensor: &IoTensor, args: &ImageArgs) -> Result<Array> {
     let (channels, height, width) = match (dim(3), dim(2), dim(1)) {
         (Some(c @ (1 | 3)), Some(h), Some(w)) if c * h * w == layout::elements(tensor) => (c, h, w),
         _ => {
-            let expected = format!("a .npy or .bin for input {} of shape {}", tensor.name, shape_text(&shape));
+            let expected =
+                format!("a .npy or .bin for input {} of shape {}", tensor.name, shape_text(&shape));
             return Err(bad(expected, "a picture".into(), "pictures fit inputs of 1 or 3 channels"));
         }
     };
@@ -44,7 +45,9 @@ pub fn read(path: &Path, tensor: &IoTensor, args: &ImageArgs) -> Result<Array> {
         .and_then(ImageReader::with_guessed_format)
         .map_err(|e| Failure::file(path, "read", &e))?;
     let picture = reader.decode().map_err(|e| match e {
-        ImageError::IoError(e) if e.kind() != std::io::ErrorKind::UnexpectedEof => Failure::file(path, "read", &e),
+        ImageError::IoError(e) if e.kind() != std::io::ErrorKind::UnexpectedEof => {
+            Failure::file(path, "read", &e)
+        }
         e => bad("a .png or .jpg picture".into(), e.to_string(), "convert it to .png"),
     })?;
     let (w, h) = (u32::try_from(width).unwrap_or(u32::MAX), u32::try_from(height).unwrap_or(u32::MAX));

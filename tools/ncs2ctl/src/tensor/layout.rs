@@ -1,23 +1,32 @@
 //! Between the order that users write (N, C, H, W, packed) and the order and gaps that a blob asks for.
 
-use ncs2::blob::IoTensor;
+use ncs2::blob::{IoTensor, Order};
 
-/// Size and stride in bytes of each dimension, in the order of [`IoTensor::shape`].
-fn dimensions(tensor: &IoTensor) -> Vec<(usize, usize)> {
-    let at = |p: usize| (tensor.dims[p] as usize, tensor.strides[p] as usize);
-    let major_first = || (0..tensor.dims.len()).rev().map(at).collect::<Vec<_>>();
-    if tensor.dims.len() >= 6 {
-        return major_first();
+/// Positions of the dimensions (0 = minor) in the order of [`IoTensor::shape`]: N, C, D, H, W, or major to minor
+/// where there are six or more, or any without a name.
+fn positions(order: Order, count: usize) -> Vec<usize> {
+    let named: Vec<usize> = [4, 3, 5, 2, 1].into_iter().filter_map(|digit| order.position(digit)).collect();
+    if count < 6 && named.len() == count && named.iter().all(|&p| p < count) {
+        named
+    } else {
+        (0..count).rev().collect()
     }
-    let named: Vec<_> =
-        [4, 3, 5, 2, 1].into_iter().filter_map(|digit| tensor.order.position(digit)).map(at).collect();
-    // Dimensions without a name would be left out of the named order.
-    if named.len() == tensor.dims.len() { named } else { major_first() }
+}
+
+/// Dimensions as users write them.
+pub fn named_shape(order: Order, dims: &[u32]) -> Vec<usize> {
+    positions(order, dims.len()).into_iter().map(|p| dims[p] as usize).collect()
 }
 
 /// Shape of one batch element as users write it.
 pub fn shape(tensor: &IoTensor) -> Vec<usize> {
-    dimensions(tensor).into_iter().map(|(size, _)| size).collect()
+    named_shape(tensor.order, &tensor.dims)
+}
+
+/// Size and stride in bytes of each dimension, in the order of [`shape`].
+fn dimensions(tensor: &IoTensor) -> Vec<(usize, usize)> {
+    let at = |p: usize| (tensor.dims[p] as usize, tensor.strides[p] as usize);
+    positions(tensor.order, tensor.dims.len()).into_iter().map(at).collect()
 }
 
 /// Number of values of one batch element.

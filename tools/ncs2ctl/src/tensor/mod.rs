@@ -8,6 +8,7 @@ pub mod image;
 pub mod input;
 pub mod layout;
 pub mod npy;
+pub mod output;
 pub mod values;
 
 pub use values::Values;

@@ -26,7 +26,11 @@ pub fn read(path: &Path) -> Result<Array> {
 fn parse(bytes: &[u8]) -> Result<Array, (String, String)> {
     let bad = |found: String| ("a .npy array of numbers".to_owned(), found);
     let file = NpyFile::new(bytes).map_err(|e| {
-        if bytes.starts_with(b"\x93NUMPY") { bad(format!("a damaged header ({e})")) } else { bad("another kind of file".into()) }
+        if bytes.starts_with(b"\x93NUMPY") {
+            bad(format!("a damaged header ({e})"))
+        } else {
+            bad("another kind of file".into())
+        }
     })?;
     let DType::Plain(kind) = file.dtype() else { return Err(bad("records".into())) };
     let shape = file
@@ -46,7 +50,10 @@ fn parse(bytes: &[u8]) -> Result<Array, (String, String)> {
     match promised {
         Some(n) if n == there => {}
         Some(n) => {
-            return Err((format!("{n} bytes of {kind} {} values", shape_text(&shape)), format!("{there} bytes")));
+            return Err((
+                format!("{n} bytes of {kind} {} values", shape_text(&shape)),
+                format!("{there} bytes"),
+            ));
         }
         None => return Err(bad(format!("shape {}", shape_text(&shape)))),
     }
@@ -76,7 +83,9 @@ fn values(file: NpyFile<&[u8]>, kind: &TypeStr) -> Option<io::Result<Values>> {
         (TypeChar::Float, 8) => file.into_vec().map(Values::F64),
         (TypeChar::Uint, 1) => file.into_vec().map(Values::U8),
         (TypeChar::Int, 1) => file.into_vec().map(Values::I8),
-        (TypeChar::Bool, 1) => file.into_vec::<bool>().map(|v| Values::U8(v.into_iter().map(u8::from).collect())),
+        (TypeChar::Bool, 1) => {
+            file.into_vec::<bool>().map(|v| Values::U8(v.into_iter().map(u8::from).collect()))
+        }
         (TypeChar::Int, 4) => file.into_vec().map(Values::I32),
         (TypeChar::Int, 8) => file.into_vec().map(Values::I64),
         (TypeChar::Int, 2) => wide::<i16>(file),
@@ -151,7 +160,8 @@ mod tests {
 
     #[test]
     fn array_survives_the_file() {
-        let array = Array { shape: vec![1, 2], values: Values::F16(vec![half::f16::ONE, half::f16::NEG_INFINITY]) };
+        let array =
+            Array { shape: vec![1, 2], values: Values::F16(vec![half::f16::ONE, half::f16::NEG_INFINITY]) };
         let mut bytes = Vec::new();
         encode(&array, &mut bytes).expect("memory takes it");
         assert_eq!(parse(&bytes).expect("just written"), array);
