@@ -252,9 +252,9 @@ Examples:
   ncs2ctl --sim 1 run net.blob --random 7 --json
   ncs2ctl run net.blob --input x.npy --check prob=expected.npy --tolerance 1%
 
-Files: .npy (converted to the network's own type where no value is lost), .png and .jpg (resized), and
-.bin (the network's own type, values in the order of the shape that `blob info` prints). A file
-that holds several elements, and several files, are several inferences.
+Files: .npy (converted to the network's own type where no value is lost), .png and .jpg (resized),
+.bin (the network's own type, values in the order of the shape that `blob info` prints).
+A file that holds several elements, and several files, are several inferences.
 Outputs: DIR/TENSOR.npy, or DIR/N.TENSOR.npy for the N-th of several inferences, counted from 0.")]
 pub struct RunArgs {
     /// The compiled graph

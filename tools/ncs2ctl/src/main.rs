@@ -83,25 +83,35 @@ fn refuse(error: &clap::Error, args: &[OsString]) -> u8 {
         _ => {}
     }
     let json = args.iter().skip(1).take_while(|a| *a != "--").any(|a| a == "--json");
-    if !json {
+    let missing = error.kind() == ClapKind::DisplayHelpOnMissingArgumentOrSubcommand;
+    if missing && !json {
         let _ = error.print();
         return failure::exit::USAGE;
     }
-    let text = error.render().to_string();
-    let first = text.split("\n\n").next().unwrap_or_default().trim_start_matches("error: ");
-    let message = match error.kind() {
-        ClapKind::DisplayHelpOnMissingArgumentOrSubcommand => "expected a command, found none".to_owned(),
-        _ => first.split_whitespace().collect::<Vec<_>>().join(" "),
+    let words = args.iter().skip(1).filter_map(|a| a.to_str());
+    let command = words.clone().find(|a| Cli::command().get_subcommands().any(|c| c.get_name() == *a));
+    let schema = match command {
+        Some("blob") => "blob-info",
+        Some(name) => name,
+        None => "error",
     };
-    let command = args
-        .iter()
-        .skip(1)
-        .filter_map(|a| a.to_str())
-        .find_map(|a| {
-            ["list", "info", "blob", "run", "bench", "completions", "man"].into_iter().find(|name| *name == a)
-        })
-        .map_or("error", |name| if name == "blob" { "blob-info" } else { name });
-    Output::bare(true, command).failure(&Failure::usage(message, "see `ncs2ctl --help`"))
+    let help = match command {
+        Some(name) => format!("see `ncs2ctl {name} --help`"),
+        None => "see `ncs2ctl --help`".to_owned(),
+    };
+    let message = if missing { "expected a command, found none".to_owned() } else { one_line(error) };
+    Output::bare(json, schema).failure(&Failure::usage(message, help))
+}
+
+/// What clap has to say, without its usage and its pointer to the help: errors are one line here.
+fn one_line(error: &clap::Error) -> String {
+    let text = error.render().to_string();
+    let said = text
+        .split("\n\n")
+        .map(str::trim)
+        .filter(|part| !part.starts_with("Usage:") && !part.starts_with("For more information"));
+    let words = said.flat_map(str::split_whitespace).collect::<Vec<_>>().join(" ");
+    words.trim_start_matches("error: ").to_owned()
 }
 
 fn log_to_stderr(verbose: u8, color: ColorArg) {

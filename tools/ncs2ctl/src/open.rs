@@ -227,9 +227,11 @@ impl Opened {
 
 /// These flags shape virtual sticks; on real ones they would do nothing, so they are refused.
 fn refuse_without_sim(global: &Global) -> Result {
+    // A default from the environment waits for the day that --sim is given; a flag is meant for this run.
+    let flag = |set: bool, variable: &str| set && std::env::var_os(variable).is_none();
     let given = [
-        (global.engine.is_some(), "--engine"),
-        (global.timing.is_some(), "--timing"),
+        (flag(global.engine.is_some(), "NCS2_ENGINE"), "--engine"),
+        (flag(global.timing.is_some(), "NCS2_TIMING"), "--timing"),
         (global.fault.is_some(), "--fault"),
         (global.trace.is_some(), "--trace"),
     ];

@@ -18,7 +18,7 @@ const DEFAULT_WIDTH: usize = 100;
 /// How to write.
 #[derive(Clone, Debug)]
 pub struct Output {
-    command: &'static str,
+    command: String,
     json: bool,
     quiet: bool,
     color: bool,
@@ -43,7 +43,7 @@ impl Output {
     /// For `command`, which names the schema of its documents: `blob-info` for `ncs2ctl blob info`.
     pub fn new(global: &Global, command: &'static str) -> Self {
         Output {
-            command,
+            command: command.to_owned(),
             json: global.json,
             quiet: global.quiet,
             color: colored(global.color, io::stdout().is_terminal()),
@@ -53,9 +53,9 @@ impl Output {
     }
 
     /// For failures before the flags are known.
-    pub fn bare(json: bool, command: &'static str) -> Self {
+    pub fn bare(json: bool, command: &str) -> Self {
         let (color, utf8, width) = (false, false, terminal_width());
-        Output { command, json, quiet: false, color, utf8, width }
+        Output { command: command.to_owned(), json, quiet: false, color, utf8, width }
     }
 
     /// True for `--json`.
@@ -290,6 +290,15 @@ pub fn grouped(n: u64) -> String {
     out
 }
 
+/// `0.0014`, `0.698`, `3.63`: three digits that count.
+pub fn three_digits(x: f64) -> String {
+    if x <= 0.0 || !x.is_finite() {
+        return x.to_string();
+    }
+    let decimals = (2.0 - x.log10().floor()).clamp(0.0, 9.0) as usize;
+    format!("{x:.decimals$}")
+}
+
 /// `4.2 MB`, in powers of ten as the vendor's papers count.
 pub fn bytes(n: u64) -> String {
     match n {
@@ -333,6 +342,10 @@ mod tests {
         assert_eq!(grouped(999), "999");
         assert_eq!(grouped(1000), "1 000");
         assert_eq!(grouped(349_151_936), "349 151 936");
+        assert_eq!(three_digits(0.001_429), "0.00143");
+        assert_eq!(three_digits(0.698_3), "0.698");
+        assert_eq!(three_digits(1234.5), "1234");
+        assert_eq!(three_digits(0.0), "0");
         assert_eq!(bytes(64), "64 B");
         assert_eq!(bytes(2_500_000), "2.50 MB");
         let ascii = Output::bare(false, "x");

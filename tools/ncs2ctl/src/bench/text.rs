@@ -2,7 +2,7 @@
 
 use super::report::{Millis, Report};
 use crate::open::Simulation;
-use crate::output::{Output, Style, bytes, grouped, time, wrap};
+use crate::output::{Output, Style, bytes, grouped, three_digits, time, wrap};
 use std::time::Duration;
 
 /// The whole report.
@@ -23,9 +23,9 @@ pub fn report(output: &Output, report: &Report, simulation: Option<&Simulation>)
     line(
         "model",
         format!(
-            "{} multiply-accumulates ({:.3} GOP), sha256 {}",
+            "{} multiply-accumulates ({} GOP), sha256 {}",
             grouped(report.model.macs),
-            report.model.ops_per_inference as f64 / 1e9,
+            three_digits(report.model.ops_per_inference as f64 / 1e9),
             &report.model.sha256[..16.min(report.model.sha256.len())]
         ),
     );

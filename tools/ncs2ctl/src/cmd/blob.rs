@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use crate::cli::Global;
 use crate::failure::{Outcome, Result};
-use crate::output::{Output, Style, bytes, grouped};
+use crate::output::{Output, Style, bytes, grouped, three_digits};
 use crate::tensor::{layout, shape_text};
 
 #[derive(Serialize)]
@@ -178,7 +178,14 @@ fn text(output: &Output, body: &Body) -> String {
     text.push_str(&output.lines(&table));
     text.push('\n');
     let mut line = |name: &str, value: String| text.push_str(&format!("  {name:<13} {value}\n"));
-    line("work", format!("{} multiply-accumulates ({:.3} GOP)", grouped(body.macs), 2e-9 * body.macs as f64));
+    line(
+        "work",
+        format!(
+            "{} multiply-accumulates ({} GOP)",
+            grouped(body.macs),
+            three_digits(2e-9 * body.macs as f64)
+        ),
+    );
     line("work as run", format!("{} with the tiling and padding of the compiler", grouped(body.macs_nce)));
     line("stages", body.stages.to_string());
     line("weights", bytes(body.weights_bytes as u64));

@@ -86,8 +86,16 @@ struct Plan<'a> {
     args: &'a RunArgs,
     inferences: usize,
     labels: Option<Vec<String>>,
-    /// Per inference: output index, file, reference values.
-    references: Vec<Vec<(usize, String, Vec<f64>)>>,
+    /// Per inference.
+    references: Vec<Vec<Reference>>,
+}
+
+/// What an output should be.
+#[derive(Clone)]
+struct Reference {
+    output: usize,
+    file: String,
+    values: Vec<f64>,
 }
 
 /// Runs the network on every input; exit 1 when a check fails.
@@ -176,16 +184,15 @@ impl Plan<'_> {
             };
             outputs.push(self.describe(&tensor.name, array, file));
         }
-        let checks = self.references.get(n).map_or(&[][..], Vec::as_slice).iter();
-        let checks = checks
-            .map(|(index, file, reference)| {
-                let found = arrays[*index].values.to_f64();
-                let Difference { max_error, max_reference, allowed, pass } =
-                    compare(&found, reference, self.args.tolerance);
-                let name = self.graph.outputs[*index].name.clone();
-                Check { name, reference: file.clone(), max_error, max_reference, allowed, pass }
-            })
-            .collect();
+        let references = self.references.get(n).map_or(&[][..], Vec::as_slice);
+        let checks = references.iter().map(|reference| {
+            let found = arrays[reference.output].values.to_f64();
+            let Difference { max_error, max_reference, allowed, pass } =
+                compare(&found, &reference.values, self.args.tolerance);
+            let name = self.graph.outputs[reference.output].name.clone();
+            Check { name, reference: reference.file.clone(), max_error, max_reference, allowed, pass }
+        });
+        let checks = checks.collect();
         Ok(Inference {
             input: source.to_owned(),
             outputs,
@@ -262,11 +269,7 @@ fn labels(path: &Path, graph: &Graph) -> Result<Vec<String>> {
 }
 
 /// Reads the `--check` files: the k-th file of an output is for the k-th inference.
-fn references(
-    graph: &Graph,
-    arguments: &[String],
-    inferences: usize,
-) -> Result<Vec<Vec<(usize, String, Vec<f64>)>>> {
+fn references(graph: &Graph, arguments: &[String], inferences: usize) -> Result<Vec<Vec<Reference>>> {
     let batch = graph.batch.max(1) as usize;
     let mut references = vec![Vec::new(); inferences];
     let mut seen = vec![0usize; graph.outputs.len()];
@@ -297,7 +300,7 @@ fn references(
             ));
         };
         seen[index] += 1;
-        checks.push((index, file.to_owned(), array.values.to_f64()));
+        checks.push(Reference { output: index, file: file.to_owned(), values: array.values.to_f64() });
     }
     Ok(references)
 }
