@@ -32,11 +32,8 @@ pub struct Cli {
     pub command: Command,
 }
 
-/// Version, and the commit when it was known at build time.
-pub const VERSION: &str = match option_env!("NCS2_COMMIT") {
-    Some(commit) => commit,
-    None => env!("CARGO_PKG_VERSION"),
-};
+/// Version, and the commit where it was known at build time.
+pub const VERSION: &str = env!("NCS2CTL_VERSION");
 
 /// Flags that every command understands.
 #[derive(Args, Debug, Clone)]

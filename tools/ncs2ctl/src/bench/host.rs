@@ -8,7 +8,7 @@ use std::time::Duration;
 use rustix::time::{ClockId, clock_gettime};
 
 /// Names of threads that belong to virtual sticks begin so.
-const VIRTUAL_THREADS: [&str; 2] = ["ncs2-sim", "ncs2-virtual"];
+const VIRTUAL_THREADS: &str = "sim-";
 
 /// Counters of this process at one moment.
 #[derive(Clone, Debug, Default)]
@@ -67,7 +67,7 @@ impl Sample {
             sample.threads.insert(
                 id,
                 Thread {
-                    is_virtual: VIRTUAL_THREADS.iter().any(|name| read("comm").starts_with(name)),
+                    is_virtual: read("comm").starts_with(VIRTUAL_THREADS),
                     cpu: Duration::from_nanos(
                         sched.split_whitespace().next().and_then(|n| n.parse().ok()).unwrap_or(0),
                     ),

@@ -11,3 +11,6 @@ pub mod load;
 pub mod measure;
 pub mod report;
 pub mod text;
+
+#[cfg(test)]
+mod tests;
