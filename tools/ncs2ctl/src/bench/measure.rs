@@ -132,6 +132,7 @@ pub fn measure(
     let before = fleet.stats();
     let host_before = Sample::take();
     load.set_measuring(true);
+    tracing::debug!("measuring");
     let start = Instant::now();
     let window = window(times.duration);
     let (mut windows, mut window_start, mut window_count) = (Vec::new(), start, 0);

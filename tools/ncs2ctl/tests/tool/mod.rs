@@ -1,4 +1,5 @@
 //! The tool as tests call it: no settings of whoever runs the tests.
+#![allow(dead_code, reason = "every test file takes what it needs of this one")]
 
 use std::path::PathBuf;
 
