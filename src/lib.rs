@@ -2,11 +2,13 @@
 
 pub mod blob;
 pub mod clock;
+pub mod convert;
 pub mod error;
 mod id;
 pub mod runtime;
 pub mod stats;
 pub mod stick;
+pub mod topology;
 pub mod transport;
 pub mod wire;
 pub mod xlink;

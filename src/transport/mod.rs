@@ -11,6 +11,7 @@ mod pipe;
 mod port;
 mod reactor;
 mod ring;
+pub mod usb;
 mod wake;
 
 use std::ops::Range;
