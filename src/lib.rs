@@ -4,6 +4,10 @@ pub mod blob;
 pub mod clock;
 pub mod error;
 mod id;
+#[doc(hidden)]
+pub mod pipeline;
+#[doc(hidden)]
+pub mod pool;
 pub mod runtime;
 pub mod stats;
 pub mod stick;
