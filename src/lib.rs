@@ -2,6 +2,7 @@
 
 pub mod blob;
 pub mod clock;
+pub mod convert;
 pub mod error;
 mod id;
 #[doc(hidden)]
@@ -11,6 +12,7 @@ pub mod pool;
 pub mod runtime;
 pub mod stats;
 pub mod stick;
+pub mod topology;
 pub mod transport;
 pub mod wire;
 pub mod xlink;

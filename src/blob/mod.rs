@@ -6,14 +6,16 @@
 //! A blob never changes under its reader: a user's file is copied once into a sealed memory file.
 
 mod macs;
+mod nce;
 mod parse;
+mod reader;
 mod stage;
 mod store;
 mod tensor;
 
 pub use macs::Macs;
 pub use stage::{Activation, Nce, NceDescriptor, NceOp, PoolKind, Stage, StageKind};
-pub use store::{Blob, BlobHash};
+pub use store::{Blob, BlobHash, MAX_FILE_BYTES, SharedBytes};
 pub use tensor::{DataType, IoTensor, Location, MAX_DIMS, Order, View};
 
 /// Longest name of an input or output that is accepted, bytes.

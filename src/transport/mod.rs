@@ -7,6 +7,7 @@
 
 mod buffer;
 mod port;
+pub mod usb;
 
 use std::ops::Range;
 use std::os::fd::BorrowedFd;

@@ -9,6 +9,8 @@ use super::WireError;
 pub const DEVICE_COMMAND_LEN: usize = 8;
 /// Bytes of the capabilities reply.
 pub const CAPABILITIES_LEN: usize = 40;
+/// Bytes of the reply to GET_USED_MEMORY.
+pub const USED_MEMORY_LEN: usize = 4;
 /// Floats of the thermal reply.
 pub const THERMAL_FLOATS: usize = 26;
 /// Bytes of the thermal reply.
@@ -37,7 +39,7 @@ pub enum DeviceCommand {
     ThermalStats,
     /// `DEVICE_GET_CAPABILITIES` → [`Capabilities`]
     Capabilities,
-    /// `DEVICE_GET_USED_MEMORY` → u32 bytes
+    /// `DEVICE_GET_USED_MEMORY` → [`UsedMemory`]
     UsedMemory,
     /// `DEVICE_GET_DEVICE_ID`; not used by any known host, its reply is unverified.
     DeviceId,
@@ -113,7 +115,7 @@ impl DeviceCommand {
         match self {
             DeviceCommand::ThermalStats => Some(THERMAL_LEN),
             DeviceCommand::Capabilities => Some(CAPABILITIES_LEN),
-            DeviceCommand::UsedMemory => Some(4),
+            DeviceCommand::UsedMemory => Some(USED_MEMORY_LEN),
             _ => None,
         }
     }
@@ -190,6 +192,28 @@ impl Capabilities {
         let mut out = [0; CAPABILITIES_LEN];
         out.copy_from_slice(CapabilitiesView(words.map(U32::new)).as_bytes());
         out
+    }
+}
+
+/// The reply to GET_USED_MEMORY: bytes of the stick's DRAM in use. Known from source alone, the vendor's plugin does
+/// not ask.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
+pub struct UsedMemory(pub u32);
+
+impl UsedMemory {
+    /// Reads the reply.
+    pub fn parse(bytes: &[u8]) -> Result<Self, WireError> {
+        let raw: [u8; USED_MEMORY_LEN] = bytes.try_into().map_err(|_| WireError::Length {
+            what: "used memory",
+            expected: USED_MEMORY_LEN,
+            found: bytes.len(),
+        })?;
+        Ok(UsedMemory(u32::from_le_bytes(raw)))
+    }
+
+    /// Writes the reply, for the device side.
+    pub fn encode(self) -> [u8; USED_MEMORY_LEN] {
+        self.0.to_le_bytes()
     }
 }
 

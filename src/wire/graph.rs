@@ -16,6 +16,8 @@ pub const COMMON_COMMAND_LEN: usize = 8;
 pub const STATUS_LEN: usize = 4;
 /// Bytes of the debug text.
 pub const DEBUG_DATA_LEN: usize = 120;
+/// Bytes of the stage count that ALLOCATE answers.
+pub const STAGE_COUNT_LEN: usize = 4;
 /// Bytes of a tensor descriptor.
 pub const TENSOR_DESCRIPTOR_LEN: usize = 20;
 /// Bytes of the blob that VERIFY sends ahead: ELF-like header and blob header.
@@ -48,7 +50,7 @@ pub enum Status {
     Internal,
     /// Out of memory.
     OutOfMemory,
-    /// A number that no source names.
+    /// A number that no source names, never 0 to 10 when it comes from [`Status::from_code`].
     Unknown(i32),
 }
 
@@ -169,6 +171,105 @@ impl TensorDescriptor {
     }
 }
 
+/// Third packet of the answer to ALLOCATE, on `graphBuffer<g>`: stages of the graph, which must be the number that the
+/// blob's header gives.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
+pub struct StageCount(pub u32);
+
+impl StageCount {
+    /// Reads the packet.
+    pub fn parse(bytes: &[u8]) -> Result<Self, WireError> {
+        let raw: [u8; STAGE_COUNT_LEN] = bytes.try_into().map_err(|_| WireError::Length {
+            what: "stage count",
+            expected: STAGE_COUNT_LEN,
+            found: bytes.len(),
+        })?;
+        Ok(StageCount(u32::from_le_bytes(raw)))
+    }
+
+    /// Writes the packet, for the device side.
+    pub fn encode(self) -> [u8; STAGE_COUNT_LEN] {
+        self.0.to_le_bytes()
+    }
+}
+
+/// Answer to GET_TIMING_DATA: the stick's latest times of a graph, tied to no request. All in milliseconds, as
+/// received: a broken stick may send NaN.
+#[derive(Clone, PartialEq, Debug)]
+pub struct TimingData {
+    /// Time of each stage, in the order of the blob.
+    pub stages_ms: Vec<f32>,
+    /// Time to receive the input tensor.
+    pub receive_ms: f32,
+    /// The device's own total.
+    pub total_ms: f32,
+}
+
+impl TimingData {
+    /// Bytes of the packet of a graph with `stages` stages.
+    pub fn packet_len(stages: usize) -> usize {
+        stages.saturating_add(2).saturating_mul(4)
+    }
+
+    /// Reads the packet; the number of stages follows from its length, and the caller holds it against the blob's.
+    ///
+    /// # Errors
+    /// A length that is no multiple of 4, or that has no room for the two last numbers.
+    pub fn parse(bytes: &[u8]) -> Result<Self, WireError> {
+        let (words, rest) = bytes.as_chunks::<4>();
+        let length = WireError::Length {
+            what: "timing data",
+            expected: Self::packet_len(words.len().saturating_sub(2)),
+            found: bytes.len(),
+        };
+        let [stages @ .., receive, total] = words else { return Err(length) };
+        if !rest.is_empty() {
+            return Err(length);
+        }
+        Ok(TimingData {
+            stages_ms: stages.iter().map(|w| f32::from_le_bytes(*w)).collect(),
+            receive_ms: f32::from_le_bytes(*receive),
+            total_ms: f32::from_le_bytes(*total),
+        })
+    }
+
+    /// Writes the packet, for the device side.
+    pub fn encode(&self) -> Vec<u8> {
+        let tail = [self.receive_ms, self.total_ms];
+        self.stages_ms.iter().chain(&tail).flat_map(|ms| ms.to_le_bytes()).collect()
+    }
+}
+
+/// Answer to GET_DEBUG_DATA: text, of which nothing more is known.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct DebugData {
+    /// As received.
+    pub raw: [u8; DEBUG_DATA_LEN],
+}
+
+impl DebugData {
+    /// Reads the packet.
+    pub fn parse(bytes: &[u8]) -> Result<Self, WireError> {
+        let raw = bytes.try_into().map_err(|_| WireError::Length {
+            what: "debug data",
+            expected: DEBUG_DATA_LEN,
+            found: bytes.len(),
+        })?;
+        Ok(DebugData { raw })
+    }
+
+    /// Writes the packet, for the device side.
+    pub fn encode(&self) -> [u8; DEBUG_DATA_LEN] {
+        self.raw
+    }
+
+    /// The text up to the first NUL, with a replacement character for what is no UTF-8.
+    pub fn text(&self) -> std::borrow::Cow<'_, str> {
+        let end = self.raw.iter().position(|&b| b == 0).unwrap_or(DEBUG_DATA_LEN);
+        String::from_utf8_lossy(&self.raw[..end])
+    }
+}
+
 /// Which way a FIFO goes, as seen from the host.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
 pub enum FifoDirection {
@@ -188,7 +289,8 @@ pub enum GraphCommand {
         /// `graphBuffer<g>`.
         stream: StreamName,
     },
-    /// `GRAPH_ALLOCATE`: the whole blob follows on `stream`.
+    /// `GRAPH_ALLOCATE`: the whole blob follows on `stream`. There it is answered by the input's and the output's
+    /// [`TensorDescriptor`] and the [`StageCount`]; the status may come before or after them.
     Allocate {
         /// Graph number.
         graph: u32,
@@ -236,12 +338,12 @@ pub enum GraphCommand {
         /// FIFO number.
         fifo: u32,
     },
-    /// `GRAPH_GET_TIMING_DATA` → (stages + 2) f32 milliseconds, then the status.
+    /// `GRAPH_GET_TIMING_DATA` → [`TimingData`], then the status.
     TimingData {
         /// Graph number.
         graph: u32,
     },
-    /// `GRAPH_GET_DEBUG_DATA` → 120 bytes of text, then the status.
+    /// `GRAPH_GET_DEBUG_DATA` → [`DebugData`], then the status.
     DebugData {
         /// Graph number.
         graph: u32,
@@ -293,11 +395,17 @@ const BUFFER_DEALLOCATE: u32 = 6;
 const GET_TIMING_DATA: u32 = 7;
 const GET_DEBUG_DATA: u32 = 8;
 
-/// A graph command as bytes: 8, 84 or 100 of them.
+/// A graph command as bytes: 8, 84 or 100 of them, no heap. Dereferences to the slice to send.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct EncodedGraphCommand {
     bytes: [u8; BUFFER_ALLOCATE_LEN],
     len: usize,
+}
+
+impl AsRef<[u8]> for EncodedGraphCommand {
+    fn as_ref(&self) -> &[u8] {
+        self
+    }
 }
 
 impl EncodedGraphCommand {

@@ -10,12 +10,15 @@ use super::WireError;
 /// Bytes of a header in variant V1.
 pub const HEADER_LEN: usize = 84;
 
-/// Longest payload transfer; longer payloads are cut into transfers of this size (vendor: `MAX_PACKET_SIZE`… 1 MiB).
+/// Longest payload transfer of the vendor's host; longer payloads are cut into transfers of this size.
 pub const MAX_TRANSFER_BYTES: usize = 1 << 20;
+
+/// A write credit is announced as a multiple of this many bytes.
+pub const CREDIT_ALIGN_BYTES: u32 = 64;
 
 const NAME_LEN: usize = 64;
 
-/// What happens on the link. The doc comments name the vendor's constants.
+/// What happens on the link, in the order of the numbering of variant V1. The doc comments name the vendor's constants.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
 pub enum EventKind {
     /// `XLINK_WRITE`: `size` payload bytes follow the request.
@@ -37,7 +40,8 @@ pub enum EventKind {
 }
 
 impl EventKind {
-    const ALL: [EventKind; 8] = [
+    /// Every kind; its place here is its number in a request.
+    pub const ALL: [EventKind; 8] = [
         EventKind::Write,
         EventKind::Read,
         EventKind::ReadRelease,
@@ -122,7 +126,55 @@ impl StreamName {
         Ok(StreamName { bytes, len: name.len() as u8 })
     }
 
-    /// Up to the first NUL; what follows it is the vendor's garbage and is dropped.
+    /// `deviceMonitor`: device commands and their replies.
+    pub const DEVICE_MONITOR: StreamName = StreamName::literal("deviceMonitor");
+    /// `graphMonitor`: graph commands and their status.
+    pub const GRAPH_MONITOR: StreamName = StreamName::literal("graphMonitor");
+
+    /// `graphBuffer<g>`, the stream that carries a graph to the stick.
+    pub fn graph_buffer(graph: u32) -> Self {
+        Self::numbered("graphBuffer", graph)
+    }
+
+    /// `FIFO<f>`, the stream of input or output tensors.
+    pub fn fifo(fifo: u32) -> Self {
+        Self::numbered("FIFO", fifo)
+    }
+
+    fn numbered(prefix: &str, number: u32) -> Self {
+        let mut digits = [0; 10];
+        let mut at = digits.len();
+        let mut rest = number;
+        loop {
+            at -= 1;
+            digits[at] = b'0' + (rest % 10) as u8;
+            rest /= 10;
+            if rest == 0 {
+                break;
+            }
+        }
+        let digits = &digits[at..];
+        let mut name = Self::literal(prefix);
+        let start = usize::from(name.len);
+        name.bytes[start..start + digits.len()].copy_from_slice(digits);
+        name.len += digits.len() as u8;
+        name
+    }
+
+    /// For this file's own ASCII literals, all far shorter than a name may be.
+    const fn literal(name: &str) -> Self {
+        let name = name.as_bytes();
+        let mut bytes = [0; NAME_LEN];
+        let mut i = 0;
+        while i < name.len() {
+            bytes[i] = name[i];
+            i += 1;
+        }
+        StreamName { bytes, len: name.len() as u8 }
+    }
+
+    /// Reads the field up to its first NUL. Whatever follows the NUL is what the vendor's host had on its stack: it
+    /// is dropped, so that two fields of the same name are the same value. A field without NUL is no name.
     pub(super) fn from_field(field: &[u8; NAME_LEN]) -> Result<Self, WireError> {
         let what = "stream name";
         let len = field.iter().position(|&b| b == 0).ok_or(WireError::Name { what })?;
@@ -136,7 +188,7 @@ impl StreamName {
 
     /// The name.
     pub fn as_str(&self) -> &str {
-        // The constructor admits ASCII only.
+        // The constructors admit ASCII only.
         std::str::from_utf8(&self.bytes[..usize::from(self.len)]).unwrap_or("")
     }
 }
@@ -148,6 +200,11 @@ impl fmt::Debug for StreamName {
 }
 
 /// One event header as a value.
+///
+/// **Match a response to its request by `id` and `kind` alone** ([`Header::answers`]). The vendor's host builds
+/// responses in a buffer that it uses again, so the name, and in READ_REL responses also `stream` and `size`, are those
+/// of some earlier response. They are kept here as they came, because a reader of a trace wants to see them; nothing
+/// may act on them. In the same way the host takes nothing but the flags from a CREATE_STREAM response.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Header {
     /// Chosen by the requester, repeated in the response. The two directions have number spaces of their own.
@@ -156,11 +213,13 @@ pub struct Header {
     pub kind: EventKind,
     /// Request or response.
     pub side: Side,
-    /// Meaningful in CREATE_STREAM only; elsewhere empty (the vendor leaves stale bytes there, parsing drops them).
+    /// Meaningful in CREATE_STREAM only. Elsewhere empty: the vendor leaves stale bytes there, parsing drops them and
+    /// encoding writes zeros. Also empty in a CREATE_STREAM response whose field is no name.
     pub name: StreamName,
     /// The stream; stale in READ_REL responses of the vendor's host.
     pub stream: StreamId,
-    /// Meaning depends on `kind`.
+    /// WRITE: payload bytes. READ_REL request: bytes of the released packet. CREATE_STREAM: the sender's write credit
+    /// in bytes. Stale in READ_REL responses of the vendor's host, of no meaning elsewhere.
     pub size: u32,
     /// Flags.
     pub flags: Flags,
@@ -185,6 +244,23 @@ impl Header {
         Header { id, kind, side: Side::Request, name: StreamName::EMPTY, stream, size, flags: Flags::ACK }
     }
 
+    /// A CREATE_STREAM request that announces a credit of at least `credit_bytes`, rounded up to
+    /// [`CREDIT_ALIGN_BYTES`] as the vendor's host does (down, where rounding up would not fit the field).
+    pub fn create_stream(id: i32, name: StreamName, stream: StreamId, credit_bytes: u32) -> Self {
+        let size =
+            credit_bytes.checked_next_multiple_of(CREDIT_ALIGN_BYTES).unwrap_or(!(CREDIT_ALIGN_BYTES - 1));
+        Header { name, ..Header::request(id, EventKind::CreateStream, stream, size) }
+    }
+
+    /// True where `self` is the response to `request`: by id and kind, the only fields that a response can be
+    /// trusted in.
+    pub fn answers(&self, request: &Header) -> bool {
+        self.side == Side::Response
+            && request.side == Side::Request
+            && self.id == request.id
+            && self.kind == request.kind
+    }
+
     /// The response to `self` with `flags`: same id, stream, size and name.
     #[must_use]
     pub fn response(&self, flags: Flags) -> Self {
@@ -192,6 +268,10 @@ impl Header {
     }
 
     /// Reads a header of variant V1.
+    ///
+    /// # Errors
+    /// Another length than [`HEADER_LEN`], an event type outside 0..=7 and 9..=16, and a CREATE_STREAM request
+    /// whose field is no name. A response is never refused for its name, see [`Header`].
     pub fn parse(bytes: &[u8]) -> Result<Self, WireError> {
         let view = HeaderView::ref_from_bytes(bytes).map_err(|_| WireError::Length {
             what: "XLink header",
@@ -207,8 +287,11 @@ impl Header {
         let kind = *EventKind::ALL
             .get(index as usize)
             .ok_or(WireError::Value { what: "XLink header: event type", value: raw })?;
-        let name = match kind {
-            EventKind::CreateStream => StreamName::from_field(&view.name)?,
+        let name = match (kind, side) {
+            (EventKind::CreateStream, Side::Request) => StreamName::from_field(&view.name)?,
+            (EventKind::CreateStream, Side::Response) => {
+                StreamName::from_field(&view.name).unwrap_or(StreamName::EMPTY)
+            }
             _ => StreamName::EMPTY,
         };
         Ok(Header {
@@ -224,15 +307,11 @@ impl Header {
 
     /// Writes the header of variant V1; bytes that the vendor leaves as garbage are zero.
     pub fn encode(&self) -> [u8; HEADER_LEN] {
-        let index = EventKind::ALL.iter().position(|&k| k == self.kind).unwrap_or_default() as u32;
-        let kind = match self.side {
-            Side::Request => index,
-            Side::Response => index + RESPONSE_OFFSET,
-        };
+        let name = if self.kind == EventKind::CreateStream { self.name } else { StreamName::EMPTY };
         let view = HeaderView {
             id: I32::new(self.id),
-            kind: U32::new(kind),
-            name: self.name.to_field(),
+            kind: U32::new(self.event_type()),
+            name: name.to_field(),
             stream: U32::new(self.stream.0),
             size: U32::new(self.size),
             flags: U32::new(self.flags.bits()),
@@ -240,6 +319,14 @@ impl Header {
         let mut out = [0; HEADER_LEN];
         out.copy_from_slice(view.as_bytes());
         out
+    }
+
+    /// The event type on the wire: 0..=7 for requests, 9..=16 for responses.
+    pub fn event_type(&self) -> u32 {
+        match self.side {
+            Side::Request => self.kind as u32,
+            Side::Response => self.kind as u32 + RESPONSE_OFFSET,
+        }
     }
 
     /// True where `size` payload bytes follow this header.

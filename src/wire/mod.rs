@@ -9,16 +9,25 @@ mod device;
 mod graph;
 mod header;
 
-pub use boot::{BOOT_CHUNK_BYTES, BootError, DdrType, FirmwarePatches, patch_firmware};
+#[cfg(test)]
+mod tests;
+
+pub use boot::{
+    BOOT_CHUNK_BYTES, BOOT_CHUNK_BYTES_FULL_SPEED, BootError, DdrType, FirmwarePatches, boot_chunk_bytes,
+    boot_chunks, patch_ddr, patch_firmware, patch_watchdog,
+};
 pub use device::{
     CAPABILITIES_LEN, Capabilities, DEVICE_COMMAND_LEN, DeviceCommand, PowerConfig, THERMAL_FLOATS,
-    THERMAL_LEN, ThermalStats, ThrottleLevel,
+    THERMAL_LEN, ThermalStats, ThrottleLevel, USED_MEMORY_LEN, UsedMemory,
 };
 pub use graph::{
-    BUFFER_ALLOCATE_LEN, COMMON_COMMAND_LEN, DEBUG_DATA_LEN, FIFO_GOODBYE, FifoDirection, GRAPH_COMMAND_LEN,
-    GraphCommand, STATUS_LEN, Status, TENSOR_DESCRIPTOR_LEN, TensorDescriptor, VERIFY_HEADER_LEN,
+    BUFFER_ALLOCATE_LEN, COMMON_COMMAND_LEN, DEBUG_DATA_LEN, DebugData, EncodedGraphCommand, FIFO_GOODBYE,
+    FifoDirection, GRAPH_COMMAND_LEN, GraphCommand, STAGE_COUNT_LEN, STATUS_LEN, StageCount, Status,
+    TENSOR_DESCRIPTOR_LEN, TensorDescriptor, TimingData, VERIFY_HEADER_LEN,
 };
-pub use header::{EventKind, Flags, HEADER_LEN, Header, MAX_TRANSFER_BYTES, Side, StreamId, StreamName};
+pub use header::{
+    CREDIT_ALIGN_BYTES, EventKind, Flags, HEADER_LEN, Header, MAX_TRANSFER_BYTES, Side, StreamId, StreamName,
+};
 
 /// Which numbering and header length the firmware speaks. The firmware manifest says which one a file has.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash, Default)]

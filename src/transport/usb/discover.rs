@@ -1,0 +1,230 @@
+//! Which sticks are plugged in, without opening any.
+//!
+//! libusb (through rusb) enumerates; sysfs adds what libusb cannot say without opening: the peer port, who holds the
+//! interface, the serial. Both need no rights beyond reading. A stick's identity is its port path; the booted stick
+//! may appear on the SuperSpeed bus of the same socket, so a path is always given as its high-speed side says
+//! (the kernel's `peer` link of the port joins the two).
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::id::StickId;
+
+/// Movidius.
+pub const VENDOR_ID: u16 = 0x03e7;
+/// Myriad X in its boot ROM.
+pub const PRODUCT_UNBOOTED: u16 = 0x2485;
+/// Myriad X after boot, and the variant that a compile option of the vendor makes.
+pub const PRODUCT_BOOTED: [u16; 2] = [0xf63b, 0xf63c];
+/// The first stick (Myriad 2) in its boot ROM; known, not supported.
+pub const PRODUCT_MYRIAD_2: u16 = 0x2150;
+
+/// What a found stick is doing.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
+pub enum FoundState {
+    /// In its boot ROM, waiting for firmware.
+    Unbooted,
+    /// Firmware runs, nobody holds the interface.
+    Booted,
+    /// Firmware runs and some process holds the interface.
+    Busy,
+    /// A product that this driver knows but does not drive.
+    Unsupported,
+}
+
+impl FoundState {
+    /// The word that `list` shows.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            FoundState::Unbooted => "unbooted",
+            FoundState::Booted => "booted",
+            FoundState::Busy => "busy",
+            FoundState::Unsupported => "unsupported",
+        }
+    }
+}
+
+/// One stick on the bus.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Found {
+    /// Port path of the high-speed side, such as `1-2.3`.
+    pub id: StickId,
+    /// What it is doing.
+    pub state: FoundState,
+    /// USB product id.
+    pub product_id: u16,
+    /// Bus that it is on now.
+    pub bus: u8,
+    /// Address on that bus; changes at boot.
+    pub address: u8,
+    /// Port numbers from the root hub to the stick.
+    pub ports: Vec<u8>,
+    /// Mb/s: 480 unbooted, 5000 on a USB 3 port after boot; 0 when the kernel does not say.
+    pub speed_mbps: u32,
+    /// As the stick says, control bytes removed. All unbooted sticks say the same.
+    pub serial: Option<String>,
+}
+
+/// All sticks on all buses, in order of id. A machine without USB has none.
+pub fn list() -> Result<Vec<Found>> {
+    list_under(Path::new("/sys/bus/usb/devices"))
+}
+
+fn list_under(sysfs: &Path) -> Result<Vec<Found>> {
+    use rusb::UsbContext as _;
+    const OP: &str = "list USB devices";
+    if !sysfs.exists() {
+        return Ok(Vec::new());
+    }
+    let failed =
+        |e: rusb::Error| Error::new(ErrorKind::NotFound, OP).detail("libusb cannot enumerate").caused_by(e);
+    let context = rusb::Context::new().map_err(failed)?;
+    let devices = context.devices().map_err(failed)?;
+    let mut found: Vec<Found> = devices
+        .iter()
+        .filter_map(|device| {
+            // A device that is re-enumerating this moment has no descriptor: skip it, it comes back.
+            let descriptor = device.device_descriptor().ok()?;
+            if descriptor.vendor_id() != VENDOR_ID {
+                return None;
+            }
+            let ports = device.port_numbers().ok()?;
+            describe(
+                sysfs,
+                descriptor.product_id(),
+                device.bus_number(),
+                device.address(),
+                ports,
+                match device.speed() {
+                    rusb::Speed::Low => 1,
+                    rusb::Speed::Full => 12,
+                    rusb::Speed::High => 480,
+                    rusb::Speed::Super => 5000,
+                    rusb::Speed::SuperPlus => 10_000,
+                    _ => 0,
+                },
+            )
+        })
+        .collect();
+    found.sort_by(|a, b| a.id.cmp(&b.id));
+    Ok(found)
+}
+
+fn describe(
+    sysfs: &Path,
+    product_id: u16,
+    bus: u8,
+    address: u8,
+    ports: Vec<u8>,
+    speed_mbps: u32,
+) -> Option<Found> {
+    let name = port_path(bus, &ports)?;
+    let state = match product_id {
+        PRODUCT_UNBOOTED => FoundState::Unbooted,
+        id if PRODUCT_BOOTED.contains(&id) => {
+            if holds_usbfs(&sysfs.join(format!("{name}:1.0"))) {
+                FoundState::Busy
+            } else {
+                FoundState::Booted
+            }
+        }
+        PRODUCT_MYRIAD_2 => FoundState::Unsupported,
+        _ => return None,
+    };
+    let id = if speed_mbps >= 5000 {
+        high_speed_peer(&sysfs.join(&name)).unwrap_or_else(|| name.clone())
+    } else {
+        name.clone()
+    };
+    Some(Found {
+        id: StickId::new(id),
+        state,
+        product_id,
+        bus,
+        address,
+        ports,
+        speed_mbps,
+        serial: fs::read_to_string(sysfs.join(&name).join("serial"))
+            .ok()
+            .map(|s| s.trim_end().chars().filter(|c| !c.is_control()).take(126).collect()),
+    })
+}
+
+/// `1-2.3` from bus 1 and ports 2, 3; `None` for a root hub.
+fn port_path(bus: u8, ports: &[u8]) -> Option<String> {
+    if ports.is_empty() {
+        return None;
+    }
+    let ports: Vec<String> = ports.iter().map(u8::to_string).collect();
+    Some(format!("{bus}-{}", ports.join(".")))
+}
+
+/// True when a process has claimed this interface through usbfs.
+fn holds_usbfs(interface: &Path) -> bool {
+    fs::read_link(interface.join("driver")).is_ok_and(|driver| driver.ends_with("usbfs"))
+}
+
+/// Path of the socket's other side: `…/usb1-port2` is `1-2`, `…/1-2-port3` is `1-2.3`.
+fn high_speed_peer(device: &Path) -> Option<String> {
+    let peer: PathBuf = fs::read_link(device.join("port").join("peer")).ok()?;
+    let name = peer.file_name()?.to_str()?;
+    let (hub, port) = name.rsplit_once("-port")?;
+    Some(match hub.strip_prefix("usb") {
+        Some(bus) => format!("{bus}-{port}"),
+        None => format!("{hub}.{port}"),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    fn tree() -> tempfile::TempDir {
+        let root = tempfile::tempdir().expect("a temporary folder");
+        let device = root.path().join("2-2.3");
+        fs::create_dir_all(device.join("port")).expect("folder");
+        symlink("../../1-2:1.0/1-2-port3", device.join("port/peer")).expect("link");
+        fs::write(device.join("serial"), "03e7\x1b[31m2485\n").expect("file");
+        fs::create_dir_all(root.path().join("2-2.3:1.0")).expect("folder");
+        root
+    }
+
+    #[test]
+    fn booted_stick_keeps_the_name_of_its_high_speed_port() {
+        let root = tree();
+        let found = describe(root.path(), 0xf63b, 2, 7, vec![2, 3], 5000).expect("a stick");
+        assert_eq!(found.id.as_str(), "1-2.3");
+        assert_eq!(found.state, FoundState::Booted);
+        assert_eq!(found.serial.as_deref(), Some("03e7[31m2485"), "control bytes must not reach a terminal");
+    }
+
+    #[test]
+    fn claimed_interface_reads_busy() {
+        let root = tree();
+        symlink("../../../bus/usb/drivers/usbfs", root.path().join("2-2.3:1.0/driver")).expect("link");
+        let found = describe(root.path(), 0xf63b, 2, 7, vec![2, 3], 5000).expect("a stick");
+        assert_eq!(found.state, FoundState::Busy);
+    }
+
+    #[test]
+    fn root_port_peers_are_understood_and_other_products_skipped() {
+        let root = tree();
+        let device = root.path().join("4-1");
+        fs::create_dir_all(device.join("port")).expect("folder");
+        symlink("../../3-0:1.0/usb3-port1", device.join("port/peer")).expect("link");
+        let found = describe(root.path(), 0xf63b, 4, 2, vec![1], 5000).expect("a stick");
+        assert_eq!(found.id.as_str(), "3-1");
+        assert_eq!(describe(root.path(), 0x1234, 4, 2, vec![1], 5000), None);
+        assert_eq!(describe(root.path(), PRODUCT_UNBOOTED, 4, 2, vec![], 480), None);
+        let old = describe(root.path(), PRODUCT_MYRIAD_2, 3, 9, vec![4], 480).expect("a stick");
+        assert_eq!((old.id.as_str(), old.state), ("3-4", FoundState::Unsupported));
+    }
+
+    #[test]
+    fn machine_without_usb_has_no_sticks() {
+        assert_eq!(list_under(Path::new("/nonexistent")).expect("no error"), []);
+    }
+}

@@ -1,0 +1,3 @@
+//! Real sticks: found through rusb and sysfs.
+
+pub mod discover;
