@@ -364,10 +364,14 @@ impl Lease {
         self.buffer.take()
     }
 
-    /// Puts the lent buffer back.
-    pub fn restore(&mut self, buffer: Buffer) {
-        debug_assert!(self.buffer.is_none() && buffer.len() == self.size, "another lease's buffer");
-        self.buffer = Some(buffer);
+    /// Puts the lent buffer back. A transport that lost it hands back an empty one: then the lease stays lent, false
+    /// is returned, and the pool forgets the memory when the lease is dropped.
+    pub fn restore(&mut self, buffer: Buffer) -> bool {
+        debug_assert!(self.buffer.is_none(), "the lease has its buffer");
+        if buffer.len() == self.size {
+            self.buffer = Some(buffer);
+        }
+        self.buffer.is_some()
     }
 
     /// True while the buffer is lent.
@@ -493,11 +497,12 @@ mod tests {
         let mut lease = pool.try_lease(300, Use::Output).unwrap();
         let buffer = lease.lend().unwrap();
         assert!(lease.is_lent() && lease.as_slice().is_empty() && lease.as_mut_slice().is_empty());
-        lease.restore(buffer);
+        assert!(lease.restore(buffer));
         assert_eq!(lease.as_slice().len(), 300);
         drop(lease);
         let mut lost = pool.try_lease(300, Use::Output).unwrap();
         drop(lost.lend());
+        assert!(!lost.restore(Buffer::zeroed(0)), "a transport gives an empty buffer for one that is lost");
         drop(lost);
         assert_eq!((pool.stats().in_use_bytes, pool.stats().idle_bytes), (0, 0));
     }
