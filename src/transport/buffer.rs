@@ -3,18 +3,32 @@
 use std::fmt;
 use std::sync::Arc;
 
+use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout};
+
+/// Alignment of owned memory: a cache line, so that SIMD conversion and the host controller's DMA start on one.
+pub const BUFFER_ALIGN: usize = 64;
+
 /// A run of bytes, 64-byte aligned when owned, that travels with a transfer and comes back with its completion.
 pub struct Buffer(Memory);
 
+// Owned memory is a vector of aligned blocks that zerocopy views as bytes: aligned without `unsafe`.
+#[derive(Clone, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C, align(64))]
+struct Block([u8; BUFFER_ALIGN]);
+
+const _: () = assert!(align_of::<Block>() == BUFFER_ALIGN && size_of::<Block>() == BUFFER_ALIGN);
+
+// A third kind, mappings of a usbfs descriptor, comes here as `Mapped(..)`; it is the only one that needs `unsafe`.
 enum Memory {
-    Owned(Vec<u8>),
+    Owned { blocks: Box<[Block]>, len: usize },
     Shared(Arc<dyn AsRef<[u8]> + Send + Sync>),
 }
 
 impl Buffer {
-    /// Zeroed ordinary memory of `len` bytes.
+    /// Zeroed ordinary memory of `len` bytes, 64-byte aligned.
     pub fn zeroed(len: usize) -> Self {
-        Buffer(Memory::Owned(vec![0; len]))
+        let blocks = vec![Block::new_zeroed(); len.div_ceil(BUFFER_ALIGN)].into_boxed_slice();
+        Buffer(Memory::Owned { blocks, len })
     }
 
     /// Memory shared by several transfers, to be sent only: a blob's one host copy.
@@ -25,7 +39,7 @@ impl Buffer {
     /// The bytes.
     pub fn as_slice(&self) -> &[u8] {
         match &self.0 {
-            Memory::Owned(v) => v,
+            Memory::Owned { blocks, len } => &blocks.as_bytes()[..*len],
             Memory::Shared(s) => (**s).as_ref(),
         }
     }
@@ -33,14 +47,22 @@ impl Buffer {
     /// The bytes to write; `None` for shared memory.
     pub fn as_mut_slice(&mut self) -> Option<&mut [u8]> {
         match &mut self.0 {
-            Memory::Owned(v) => Some(v),
+            Memory::Owned { blocks, len } => Some(&mut blocks.as_mut_bytes()[..*len]),
             Memory::Shared(_) => None,
         }
     }
 
+    /// True for memory that can only be sent.
+    pub fn is_shared(&self) -> bool {
+        matches!(self.0, Memory::Shared(_))
+    }
+
     /// Length in bytes.
     pub fn len(&self) -> usize {
-        self.as_slice().len()
+        match &self.0 {
+            Memory::Owned { len, .. } => *len,
+            Memory::Shared(s) => (**s).as_ref().len(),
+        }
     }
 
     /// True for no bytes.
@@ -52,5 +74,29 @@ impl Buffer {
 impl fmt::Debug for Buffer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Buffer({} bytes)", self.len())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn owned_memory_is_aligned_zeroed_and_of_the_length_asked_for() {
+        for len in [0, 1, 63, 64, 65, 4096, 100_001] {
+            let mut buffer = Buffer::zeroed(len);
+            assert_eq!(buffer.len(), len);
+            assert!(buffer.as_slice().iter().all(|&b| b == 0));
+            assert_eq!(buffer.as_slice().as_ptr() as usize % BUFFER_ALIGN, 0, "length {len}");
+            assert_eq!(buffer.as_mut_slice().map(|s| s.len()), Some(len));
+        }
+    }
+
+    #[test]
+    fn shared_memory_can_only_be_read() {
+        let mut buffer = Buffer::shared(Arc::new(vec![1u8, 2, 3]));
+        assert_eq!(buffer.as_slice(), [1, 2, 3]);
+        assert!(buffer.is_shared());
+        assert!(buffer.as_mut_slice().is_none());
     }
 }

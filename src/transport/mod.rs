@@ -6,14 +6,22 @@
 //! `Reactor::turn` waits, the runtime owns the thread.
 
 mod buffer;
+mod device_end;
+mod pipe;
 mod port;
+mod reactor;
+mod ring;
 pub mod usb;
+mod wake;
 
 use std::ops::Range;
 use std::os::fd::BorrowedFd;
 
-pub use buffer::Buffer;
+pub use buffer::{BUFFER_ALIGN, Buffer};
+pub use device_end::{DeviceEnd, InWriter};
+pub use pipe::{PipeDevice, PipeHost, pipe, simulated_pipe};
 pub use port::{Connection, Port};
+pub use reactor::{Detected, Interest, Reactor, ReactorKind, Token, Waker};
 
 /// Which pipe, as seen from the host.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
@@ -38,6 +46,41 @@ pub struct Transfer {
     pub range: Range<usize>,
     /// The submitter's own number; comes back untouched.
     pub token: u64,
+}
+
+impl Transfer {
+    /// Lends the whole of `buffer`.
+    pub fn whole(direction: Direction, buffer: Buffer, token: u64) -> Self {
+        let range = 0..buffer.len();
+        Transfer { direction, buffer, range, token }
+    }
+
+    /// `buffer[range]`, empty where the range lies outside.
+    pub fn bytes(&self) -> &[u8] {
+        self.buffer.as_slice().get(self.range.clone()).unwrap_or_default()
+    }
+
+    /// `buffer[range]` to write; empty where the range lies outside or the memory is shared.
+    pub fn bytes_mut(&mut self) -> &mut [u8] {
+        self.buffer.as_mut_slice().and_then(|b| b.get_mut(self.range.clone())).unwrap_or_default()
+    }
+
+    /// What every transport refuses, as the kernel would with EINVAL: a range outside the buffer, and receiving into
+    /// shared memory.
+    pub fn check(&self) -> Result<(), TransferError> {
+        let fits = self.range.start <= self.range.end && self.range.end <= self.buffer.len();
+        if !fits || (self.direction == Direction::In && self.buffer.is_shared()) {
+            return Err(TransferError::Io(rustix::io::Errno::INVAL.raw_os_error()));
+        }
+        Ok(())
+    }
+}
+
+impl Completion {
+    /// The bytes that came, or went.
+    pub fn bytes(&self) -> &[u8] {
+        self.transfer.bytes().get(..self.actual).unwrap_or_default()
+    }
 }
 
 /// A finished transfer; always gives the buffer back, on error and cancel too.
@@ -118,6 +161,13 @@ pub struct WaitOn<'a> {
     pub readable: bool,
     /// Wait until it is writable (usbfs signals reapable URBs so).
     pub writable: bool,
+}
+
+impl WaitOn<'_> {
+    /// The same for [`Reactor::register`] and [`Reactor::set_interest`].
+    pub fn interest(&self) -> Interest {
+        Interest { readable: self.readable, writable: self.writable }
+    }
 }
 
 /// One stick's pair of bulk pipes.

@@ -1,0 +1,400 @@
+//! The in-memory transport: two lanes between a host and a virtual stick of the same process.
+//!
+//! Buffers are handed over, not copied. The device half sees the host's transfers and owns each from
+//! [`PipeDevice::next_out`] or [`PipeDevice::next_in`] until it completes it: holding one is what NAK is on a bus.
+//! A busy pipe makes no system call and allocates nothing: a wake-up is written only when the other side has armed.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use parking_lot::Mutex;
+
+use super::wake::Bell;
+use super::{
+    Buffer, Completion, Direction, Rejected, Transfer, TransferError, Transport, TransportInfo, WaitOn,
+};
+
+/// A pipe whose ends can sleep: each has a descriptor to wait on.
+///
+/// Fails where the process may open no more descriptors.
+pub fn pipe(info: TransportInfo) -> std::io::Result<(PipeHost, PipeDevice)> {
+    Ok(join(info, Bell::with_fd()?, Bell::with_fd()?))
+}
+
+/// A pipe for simulation: both ends are driven on one thread, `wait_on` is `None`.
+pub fn simulated_pipe(info: TransportInfo) -> (PipeHost, PipeDevice) {
+    join(info, Bell::silent(), Bell::silent())
+}
+
+fn join(info: TransportInfo, host_bell: Bell, device_bell: Bell) -> (PipeHost, PipeDevice) {
+    let shared = Arc::new(Shared {
+        out_lane: Mutex::new(Lane::default()),
+        in_lane: Mutex::new(Lane::default()),
+        host_bell,
+        device_bell,
+        recall: AtomicBool::new(false),
+        in_wanted: AtomicBool::new(false),
+        host_gone: AtomicBool::new(false),
+    });
+    let host = PipeHost {
+        info,
+        shared: Arc::clone(&shared),
+        ready: [VecDeque::new(), VecDeque::new()],
+        in_first: false,
+        armed: false,
+    };
+    (host, PipeDevice { shared, armed: false })
+}
+
+struct Shared {
+    // One lock per direction: the host may submit OUT while the device completes IN.
+    out_lane: Mutex<Lane>,
+    in_lane: Mutex<Lane>,
+    host_bell: Bell,
+    device_bell: Bell,
+    /// The host has cancelled and the device may still hold transfers.
+    recall: AtomicBool,
+    /// The device sleeps with something to send: a posted IN transfer wakes it.
+    in_wanted: AtomicBool,
+    host_gone: AtomicBool,
+}
+
+impl Shared {
+    fn lane(&self, direction: Direction) -> &Mutex<Lane> {
+        match direction {
+            Direction::Out => &self.out_lane,
+            Direction::In => &self.in_lane,
+        }
+    }
+}
+
+/// One direction: submitted ─► held by the device ─► done.
+#[derive(Default)]
+struct Lane {
+    submitted: VecDeque<Transfer>,
+    held: VecDeque<Held>,
+    done: VecDeque<Completion>,
+    /// Bytes of the submitted transfers.
+    submitted_bytes: usize,
+    closed: bool,
+}
+
+/// What the lane remembers of a transfer that the device holds.
+struct Held {
+    token: u64,
+    direction: Direction,
+    cancelled: bool,
+    /// Completed before an older one; waits here, since one direction completes in order.
+    finished: Option<Completion>,
+}
+
+impl Lane {
+    fn take(&mut self) -> Option<Transfer> {
+        let transfer = self.submitted.pop_front()?;
+        self.submitted_bytes -= transfer.range.len();
+        self.held.push_back(Held {
+            token: transfer.token,
+            direction: transfer.direction,
+            cancelled: false,
+            finished: None,
+        });
+        Some(transfer)
+    }
+
+    /// True when the host has something to poll now.
+    fn complete(&mut self, mut completion: Completion) -> bool {
+        let closed = self.closed;
+        let token = completion.transfer.token;
+        let Some(at) = self.held.iter().position(|h| h.finished.is_none() && h.token == token) else {
+            // Not from this lane, or completed twice: there is no host transfer that it could end.
+            debug_assert!(closed, "completed a transfer (token {token}) that the device did not hold");
+            return false;
+        };
+        if closed {
+            completion.result = Err(TransferError::Gone);
+        } else if self.held[at].cancelled {
+            completion.result = Err(TransferError::Cancelled);
+        }
+        if at == 0 {
+            self.held.pop_front();
+            self.done.push_back(completion);
+            while let Some(next) = self.held.front_mut().and_then(|h| h.finished.take()) {
+                self.held.pop_front();
+                self.done.push_back(next);
+            }
+            true
+        } else {
+            self.held[at].finished = Some(completion);
+            false
+        }
+    }
+
+    /// Ends what the device has not taken; what it holds is ended when it gives it back.
+    fn end_submitted(&mut self, reason: TransferError) {
+        self.submitted_bytes = 0;
+        if self.held.is_empty() {
+            while let Some(transfer) = self.submitted.pop_front() {
+                self.done.push_back(Completion { transfer, actual: 0, result: Err(reason) });
+            }
+            return;
+        }
+        // Older ones are still held: these wait behind them, to keep the order.
+        while let Some(transfer) = self.submitted.pop_front() {
+            self.held.push_back(Held {
+                token: transfer.token,
+                direction: transfer.direction,
+                cancelled: true,
+                finished: Some(Completion { transfer, actual: 0, result: Err(reason) }),
+            });
+        }
+    }
+
+    fn cancel(&mut self) -> bool {
+        let mut recall = false;
+        for held in &mut self.held {
+            recall |= held.finished.is_none();
+            held.cancelled = true;
+        }
+        self.end_submitted(TransferError::Cancelled);
+        recall
+    }
+
+    fn close(&mut self) {
+        self.closed = true;
+        self.end_submitted(TransferError::Gone);
+    }
+
+    /// The device half was dropped: what it still held will never come back by itself. The memory is lost with the
+    /// device, but the host must not wait for it for ever.
+    fn abandon(&mut self) {
+        self.close();
+        while let Some(held) = self.held.pop_front() {
+            let completion = held.finished.unwrap_or_else(|| Completion {
+                transfer: Transfer {
+                    direction: held.direction,
+                    buffer: Buffer::zeroed(0),
+                    range: 0..0,
+                    token: held.token,
+                },
+                actual: 0,
+                result: Err(TransferError::Gone),
+            });
+            self.done.push_back(completion);
+        }
+    }
+}
+
+/// The host's end: a [`Transport`].
+pub struct PipeHost {
+    info: TransportInfo,
+    shared: Arc<Shared>,
+    /// Completions taken out of the lanes in one go, OUT and IN; saves a lock for each but the first.
+    ready: [VecDeque<Completion>; 2],
+    /// Which direction `poll` serves first, so that neither starves the other.
+    in_first: bool,
+    armed: bool,
+}
+
+impl PipeHost {
+    fn poll_direction(&mut self, direction: Direction) -> Option<Completion> {
+        let ready = &mut self.ready[direction as usize];
+        if ready.is_empty() {
+            // Swapped, not drained: both queues keep their capacity.
+            std::mem::swap(ready, &mut self.shared.lane(direction).lock().done);
+        }
+        ready.pop_front()
+    }
+}
+
+impl Transport for PipeHost {
+    fn info(&self) -> &TransportInfo {
+        &self.info
+    }
+
+    fn submit(&mut self, transfer: Transfer) -> Result<(), Rejected> {
+        if let Err(reason) = transfer.check() {
+            return Err(Rejected { transfer, reason });
+        }
+        let direction = transfer.direction;
+        {
+            let mut lane = self.shared.lane(direction).lock();
+            if lane.closed {
+                return Err(Rejected { transfer, reason: TransferError::Gone });
+            }
+            lane.submitted_bytes += transfer.range.len();
+            lane.submitted.push_back(transfer);
+        }
+        if direction == Direction::Out || self.shared.in_wanted.load(Ordering::Relaxed) {
+            self.shared.device_bell.ring();
+        }
+        Ok(())
+    }
+
+    fn poll(&mut self) -> Option<Completion> {
+        if self.armed {
+            self.armed = false;
+            self.shared.host_bell.disarm();
+        }
+        let (first, second) =
+            if self.in_first { (Direction::In, Direction::Out) } else { (Direction::Out, Direction::In) };
+        self.in_first = !self.in_first;
+        match self.poll_direction(first) {
+            Some(completion) => Some(completion),
+            None => self.poll_direction(second),
+        }
+    }
+
+    fn arm(&mut self) -> bool {
+        self.armed = true;
+        self.shared.host_bell.arm();
+        let ready = !self.ready[0].is_empty()
+            || !self.ready[1].is_empty()
+            || !self.shared.out_lane.lock().done.is_empty()
+            || !self.shared.in_lane.lock().done.is_empty();
+        if ready {
+            self.armed = false;
+            self.shared.host_bell.disarm();
+        }
+        ready
+    }
+
+    fn wait_on(&self) -> Option<WaitOn<'_>> {
+        self.shared.host_bell.fd().map(|fd| WaitOn { fd, readable: true, writable: false })
+    }
+
+    fn cancel_all(&mut self) {
+        let recall = self.shared.out_lane.lock().cancel() | self.shared.in_lane.lock().cancel();
+        if recall {
+            self.shared.recall.store(true, Ordering::Release);
+        }
+        self.shared.device_bell.ring();
+    }
+}
+
+impl Drop for PipeHost {
+    fn drop(&mut self) {
+        for lane in [&self.shared.out_lane, &self.shared.in_lane] {
+            lane.lock().close();
+        }
+        self.shared.host_gone.store(true, Ordering::Release);
+        self.shared.device_bell.ring();
+    }
+}
+
+/// The stick's end.
+///
+/// Calling order: take and complete transfers until there are none, [`arm`](Self::arm), wait on
+/// [`wait_on`](Self::wait_on) when `arm` said that there is nothing to do.
+pub struct PipeDevice {
+    shared: Arc<Shared>,
+    armed: bool,
+}
+
+impl PipeDevice {
+    /// The oldest OUT transfer that was not taken yet. The device owns it, and reads `transfer.bytes()`, until
+    /// [`complete_out`](Self::complete_out); to hold it is to NAK the host.
+    pub fn next_out(&mut self) -> Option<Transfer> {
+        self.next(Direction::Out)
+    }
+
+    /// The oldest posted IN transfer that was not taken yet. The device fills `transfer.bytes_mut()` and calls
+    /// [`complete_in`](Self::complete_in); [`InWriter`](super::InWriter) does it by the rules of the bus.
+    pub fn next_in(&mut self) -> Option<Transfer> {
+        self.next(Direction::In)
+    }
+
+    /// Bytes of the posted IN transfers that were not taken yet.
+    pub fn in_capacity(&self) -> usize {
+        self.shared.in_lane.lock().submitted_bytes
+    }
+
+    /// Gives an OUT transfer back: accepted whole (`Ok`), or failed with nothing accepted. Completed out of
+    /// order, it reaches the host after the older ones.
+    pub fn complete_out(&mut self, transfer: Transfer, result: Result<(), TransferError>) {
+        let actual = if result.is_ok() { transfer.range.len() } else { 0 };
+        self.complete(Completion { transfer, actual, result });
+    }
+
+    /// Gives an IN transfer back with `actual` bytes in it, counted from the start of its range.
+    pub fn complete_in(&mut self, transfer: Transfer, actual: usize, result: Result<(), TransferError>) {
+        let actual = actual.min(transfer.range.len());
+        self.complete(Completion { transfer, actual, result });
+    }
+
+    /// True once after the host cancelled while the device held transfers: it must complete all that it holds (with
+    /// whatever result, the host sees `Cancelled`), even if it plays dead otherwise, since the host's kernel would have got them back too.
+    pub fn take_recall(&mut self) -> bool {
+        self.shared.recall.load(Ordering::Relaxed) && self.shared.recall.swap(false, Ordering::AcqRel)
+    }
+
+    /// Leaves the bus by surprise: what was not taken completes as [`TransferError::Gone`] at once, what the device
+    /// holds when it gives it back (or drops this end), and the host can submit no more.
+    pub fn disconnect(&mut self) {
+        for lane in [&self.shared.out_lane, &self.shared.in_lane] {
+            lane.lock().close();
+        }
+        self.shared.host_bell.ring();
+    }
+
+    /// The host dropped its end: nothing will come any more.
+    pub fn is_closed(&self) -> bool {
+        self.shared.host_gone.load(Ordering::Acquire)
+    }
+
+    /// About to wait: true when there is an OUT transfer to take, a recall, the host has gone, or, if the device
+    /// `wants_in` (it has something to send), a posted IN transfer. Posted IN transfers are the normal state of an
+    /// idle link, so a device with nothing to send must not be woken by them.
+    pub fn arm(&mut self, wants_in: bool) -> bool {
+        self.armed = true;
+        self.shared.in_wanted.store(wants_in, Ordering::Relaxed);
+        self.shared.device_bell.arm();
+        let ready = !self.shared.out_lane.lock().submitted.is_empty()
+            || self.in_ready(wants_in)
+            || self.shared.recall.load(Ordering::Acquire)
+            || self.is_closed();
+        if ready {
+            self.disarm();
+        }
+        ready
+    }
+
+    // The lock is taken even when the answer is not wanted: it orders `in_wanted` before the host's next look.
+    fn in_ready(&self, wants_in: bool) -> bool {
+        let posted = !self.shared.in_lane.lock().submitted.is_empty();
+        wants_in && posted
+    }
+
+    /// What to wait on; `None` for a simulated pipe.
+    pub fn wait_on(&self) -> Option<WaitOn<'_>> {
+        self.shared.device_bell.fd().map(|fd| WaitOn { fd, readable: true, writable: false })
+    }
+
+    fn next(&mut self, direction: Direction) -> Option<Transfer> {
+        self.disarm();
+        self.shared.lane(direction).lock().take()
+    }
+
+    fn complete(&mut self, completion: Completion) {
+        let visible = self.shared.lane(completion.transfer.direction).lock().complete(completion);
+        if visible {
+            self.shared.host_bell.ring();
+        }
+    }
+
+    fn disarm(&mut self) {
+        if self.armed {
+            self.armed = false;
+            self.shared.device_bell.disarm();
+        }
+    }
+}
+
+impl Drop for PipeDevice {
+    fn drop(&mut self) {
+        for lane in [&self.shared.out_lane, &self.shared.in_lane] {
+            lane.lock().abandon();
+        }
+        self.shared.host_bell.ring();
+    }
+}
