@@ -96,7 +96,6 @@ impl<T> Pipeline<T> {
             self.events.push_back(Event::Returned(job, super::Reason::Lost { sent: false }));
         }
         group.instances.retain(|i| self.stick.unload(i.key, now).is_ok());
-        self.forget_if_empty(id);
         self.settle(now);
     }
 
@@ -152,18 +151,18 @@ impl<T> Pipeline<T> {
         let id = graph_of(key);
         if let Some(group) = self.groups.iter_mut().find(|g| g.id == id) {
             group.instances.retain(|i| i.key != key);
-            self.forget_if_empty(id);
         }
     }
 
-    fn forget_if_empty(&mut self, id: GraphId) {
-        let empty = |g: &Group<T>| {
-            g.id == id && g.state == GroupState::Unloading && g.instances.is_empty() && g.order.is_empty()
+    /// Lets go of graphs that are off the stick and whose last result was delivered.
+    pub(super) fn forget_unloaded(&mut self) {
+        let gone = |g: &Group<T>| {
+            g.state == GroupState::Unloading && g.instances.is_empty() && g.order.is_empty()
         };
-        if let Some(at) = self.groups.iter().position(empty) {
+        while let Some(at) = self.groups.iter().position(gone) {
             let group = self.groups.remove(at);
             self.pool.unreserve_outputs(group.reserved_bytes);
-            self.events.push_back(Event::Unloaded(id));
+            self.events.push_back(Event::Unloaded(group.id));
         }
     }
 

@@ -368,6 +368,7 @@ impl<T> Pipeline<T> {
         }
         if self.end.is_none() {
             self.feed_stick(now);
+            self.forget_unloaded();
         }
         self.end_when_drained(now);
     }
