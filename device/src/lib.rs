@@ -1,6 +1,10 @@
 //! A virtual Neural Compute Stick 2: it boots, speaks the protocol, executes compiled graphs, takes time, heats up and
 //! breaks. Everything that comes from it is `simulated`.
 
+pub mod execute;
+pub mod gemm;
+pub mod hash;
+
 use std::path::Path;
 use std::time::Duration;
 
