@@ -1,14 +1,39 @@
 //! A virtual Neural Compute Stick 2: it boots, speaks the protocol, executes compiled graphs, takes time, heats up and
 //! breaks. Everything that comes from it is `simulated`.
 
+mod bay;
+mod behaviour;
+mod blob_header;
+mod boot_rom;
+mod config;
+mod cost;
 pub mod execute;
+mod executors;
+mod fifo;
+mod firmware;
 pub mod gemm;
+mod graphs;
 pub mod hash;
+mod heat;
+mod link;
+mod memory;
+mod profile;
+mod rack;
+mod run;
+mod sample;
+mod stick;
+mod work;
 
-use std::path::Path;
 use std::time::Duration;
 
-use ncs2::transport::Port;
+pub use behaviour::{Behaviour, InputRelease, RefusedInput, TriggerStatus, ZeroLength};
+pub use config::Config;
+pub use link::Violations;
+pub use profile::{Boot, HeatLaw, LinkSpeed, Memory, Profile, Speed, ThrottleLaw};
+pub use rack::{Rack, StickHandle};
+pub use sample::{SAMPLE_BYTES, Sampler};
+pub use stick::{BusEvent, Faults, Identity, VirtualStick};
+pub use work::{PreparedCache, Work};
 
 /// What an output is made of.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash, Default)]
@@ -57,24 +82,6 @@ impl Default for RackOptions {
     }
 }
 
-/// Virtual sticks of this process, with the thread that they run on. They stop when it is dropped.
-pub struct Rack {}
-
-#[allow(unused_variables, missing_docs, reason = "contract; bodies by the device author")]
-impl Rack {
-    /// Fails on an unknown or bad profile.
-    pub fn start(options: RackOptions) -> ncs2::Result<Rack> {
-        unreachable!()
-    }
-    /// One port per stick, for [`ncs2::Fleet`]; `connect` boots the stick when it is unbooted.
-    pub fn ports(&self) -> Vec<Port> {
-        unreachable!()
-    }
-    pub fn stats(&self) -> Vec<VirtualStats> {
-        unreachable!()
-    }
-}
-
 /// What the model knows about itself.
 #[derive(Clone, Debug)]
 pub struct VirtualStats {
@@ -85,7 +92,3 @@ pub struct VirtualStats {
     /// False when the CPU was slower than the model, so that figures are not those of the model.
     pub paced: bool,
 }
-
-/// Unused until the profile loader exists.
-#[doc(hidden)]
-pub fn _profile(_path: &Path) {}

@@ -1,0 +1,354 @@
+//! Virtual sticks of this process: one server thread drives them all, workers compute.
+//!
+//! ```text
+//! Port::connect ─► pipe ─► Bay (stick + its end of the pipe) ◄─ server thread ─► workers (prepare, execute)
+//! ```
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant as StdInstant};
+
+use crossbeam_channel::{Receiver, Sender, unbounded};
+use ncs2::StickId;
+use ncs2::clock::{Clock, Instant, Monotonic};
+use ncs2::error::{Error, ErrorKind, Result};
+use ncs2::transport::{Connection, MemoryKind, Port, TransportInfo, pipe};
+use ncs2::wire::WireVersion;
+use parking_lot::{Condvar, Mutex};
+use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, epoll, eventfd, poll};
+
+use crate::bay::Bay;
+use crate::{
+    Config, Faults, Identity, PreparedCache, Profile, RackOptions, VirtualStats, VirtualStick, Work,
+};
+
+/// Threads that prepare and execute graphs. One stage of the execute engine uses all cores already; the second lets a
+/// long load and a run go side by side.
+const WORKERS: usize = 2;
+
+/// Virtual sticks of this process, with the thread that they run on. They stop when it is dropped.
+pub struct Rack {
+    shared: Arc<Shared>,
+    server: Option<JoinHandle<()>>,
+    workers: Vec<JoinHandle<()>>,
+}
+
+struct Shared {
+    config: Arc<Config>,
+    bays: Vec<Slot>,
+    clock: Monotonic,
+    /// Wakes the server.
+    bell: OwnedFd,
+    /// Readable when a connection's host has done something.
+    hosts: Arc<OwnedFd>,
+    done: Mutex<Vec<(usize, Work)>>,
+    stopped: AtomicBool,
+}
+
+struct Slot {
+    bay: Mutex<Bay>,
+    /// Something happened on the bus.
+    changed: Condvar,
+}
+
+impl Shared {
+    fn wake(&self) {
+        // Fails only when the counter is full, and then the server is awake anyway.
+        let _ = rustix::io::write(&self.bell, &1u64.to_ne_bytes());
+    }
+}
+
+impl Rack {
+    /// Fails on an unknown or bad profile, and on no stick at all.
+    pub fn start(options: RackOptions) -> Result<Rack> {
+        const OP: &str = "start virtual sticks";
+        if options.sticks == 0 {
+            return Err(Error::new(ErrorKind::InvalidInput, OP).detail("0 sticks: expected at least 1"));
+        }
+        let system = |what: &'static str| {
+            move |e: io::Error| Error::new(ErrorKind::Unsupported, OP).detail(what).caused_by(e)
+        };
+        let config = Arc::new(Config {
+            profile: Profile::load(&options.profile)?,
+            engine: options.engine,
+            timing: options.timing,
+            seed: options.seed,
+        });
+        let clock = Monotonic::new();
+        let bell = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
+            .map_err(io::Error::from)
+            .map_err(system("no event descriptor"))?;
+        let hosts = epoll::create(epoll::CreateFlags::CLOEXEC)
+            .map_err(io::Error::from)
+            .map_err(system("no epoll descriptor"))?;
+        let slot = || {
+            let mut stick = VirtualStick::new(Arc::clone(&config), clock.now());
+            stick.plug();
+            Slot { bay: Mutex::new(Bay::new(stick)), changed: Condvar::new() }
+        };
+        let shared = Arc::new(Shared {
+            bays: (0..options.sticks).map(|_| slot()).collect(),
+            config,
+            clock,
+            bell,
+            hosts: Arc::new(hosts),
+            done: Mutex::new(Vec::new()),
+            stopped: AtomicBool::new(false),
+        });
+        let (jobs, queue) = unbounded();
+        let cache = PreparedCache::default();
+        let mut rack = Rack { shared: Arc::clone(&shared), server: None, workers: Vec::new() };
+        for n in 0..WORKERS {
+            let (shared, queue, cache) = (Arc::clone(&shared), queue.clone(), cache.clone());
+            let worker = std::thread::Builder::new()
+                .name(format!("sim-work{n}"))
+                .spawn(move || work(&shared, &queue, &cache))
+                .map_err(system("no worker thread"))?;
+            rack.workers.push(worker);
+        }
+        let server = std::thread::Builder::new()
+            .name("sim-sticks".into())
+            .spawn(move || Server::new(shared, jobs).run())
+            .map_err(system("no server thread"))?;
+        rack.server = Some(server);
+        Ok(rack)
+    }
+
+    /// One port per stick, for [`ncs2::Fleet`]; `connect` boots the stick when it is unbooted. Connecting again gives
+    /// a new pipe to a freshly booted stick.
+    pub fn ports(&self) -> Vec<Port> {
+        (0..self.shared.bays.len())
+            .map(|n| {
+                let shared = Arc::clone(&self.shared);
+                Port::new(StickId::sim(n), move |timeout| connect(&shared, n, timeout))
+                    .simulated(self.shared.config.profile.name.clone())
+            })
+            .collect()
+    }
+
+    /// Counters of every stick, in the order of [`Self::ports`].
+    pub fn stats(&self) -> Vec<VirtualStats> {
+        self.shared.bays.iter().map(|slot| slot.bay.lock().stick.stats()).collect()
+    }
+
+    /// Stick `n`, to break it; `None` where there is no such stick.
+    pub fn stick(&self, n: usize) -> Option<StickHandle> {
+        (n < self.shared.bays.len()).then(|| StickHandle { shared: Arc::clone(&self.shared), n })
+    }
+}
+
+impl Drop for Rack {
+    fn drop(&mut self) {
+        self.shared.stopped.store(true, Ordering::Release);
+        self.shared.wake();
+        // A thread that panicked has said so; there is nothing to add here.
+        for thread in self.server.take().into_iter().chain(self.workers.drain(..)) {
+            let _ = thread.join();
+        }
+        for slot in &self.shared.bays {
+            slot.bay.lock().disconnect();
+            slot.changed.notify_all();
+        }
+    }
+}
+
+/// A hand on one virtual stick: pulls it out, hangs it, holds back what it has to say.
+pub struct StickHandle {
+    shared: Arc<Shared>,
+    n: usize,
+}
+
+impl StickHandle {
+    /// Pulls it out of its port.
+    pub fn unplug(&self) {
+        self.with(|bay, now| {
+            bay.stick.unplug();
+            bay.settle(now);
+        });
+    }
+
+    /// Puts it back into its port, unbooted.
+    pub fn replug(&self) {
+        self.with(|bay, now| {
+            bay.stick.plug();
+            bay.settle(now);
+        });
+    }
+
+    /// Leaves the bus by itself and comes back unbooted, as after a crash.
+    pub fn crash(&self) {
+        self.with(|bay, now| {
+            bay.stick.crash(now);
+            bay.settle(now);
+        });
+    }
+
+    /// Dead but on the bus, until [`Self::resume`] or unplugged.
+    pub fn hang(&self) {
+        self.faults(|f| f.hung = true);
+    }
+
+    /// Takes all, sends nothing, until [`Self::resume`].
+    pub fn mute(&self) {
+        self.faults(|f| f.mute = true);
+    }
+
+    /// Computes, but keeps the results, until [`Self::resume`].
+    pub fn hold(&self) {
+        self.faults(|f| f.hold_results = true);
+    }
+
+    /// Ends hang, mute and hold.
+    pub fn resume(&self) {
+        self.faults(|f| *f = Faults::default());
+    }
+
+    /// Looks at the model.
+    pub fn inspect<R>(&self, look: impl FnOnce(&VirtualStick) -> R) -> R {
+        look(&self.shared.bays[self.n].bay.lock().stick)
+    }
+
+    fn faults(&self, change: impl FnOnce(&mut Faults)) {
+        self.with(|bay, now| {
+            let mut faults = bay.stick.faults();
+            change(&mut faults);
+            bay.stick.set_faults(faults, now);
+            bay.settle(now);
+        });
+    }
+
+    fn with(&self, act: impl FnOnce(&mut Bay, Instant)) {
+        let slot = &self.shared.bays[self.n];
+        act(&mut slot.bay.lock(), self.shared.clock.now());
+        slot.changed.notify_all();
+        self.shared.wake();
+    }
+}
+
+fn connect(shared: &Shared, n: usize, timeout: Duration) -> Result<Connection> {
+    const OP: &str = "open virtual stick";
+    let id = StickId::sim(n);
+    let error = |kind, why: &str| Error::new(kind, OP).on(&id).detail(why);
+    let deadline = StdInstant::now() + timeout;
+    let slot = &shared.bays[n];
+    let mut bay = slot.bay.lock();
+    bay.disconnect();
+    if !bay.stick.is_plugged() {
+        return Err(error(ErrorKind::Unplugged, "not in its port"));
+    }
+    // Its own client pings; a stick whose client stopped resets itself, as one booted by `ncs2` would.
+    let now = shared.clock.now();
+    bay.stick.start_booted(true, now);
+    bay.settle(now);
+    while bay.stick.identity() != Some(Identity::Booted) {
+        if shared.stopped.load(Ordering::Acquire) {
+            return Err(error(ErrorKind::Closed, "the virtual sticks were stopped"));
+        }
+        if !bay.stick.is_plugged() {
+            return Err(error(ErrorKind::Unplugged, "unplugged while it booted"));
+        }
+        shared.wake();
+        if slot.changed.wait_until(&mut bay, deadline).timed_out() {
+            return Err(error(ErrorKind::Timeout, "did not come back from boot in time"));
+        }
+    }
+    if shared.stopped.load(Ordering::Acquire) {
+        return Err(error(ErrorKind::Closed, "the virtual sticks were stopped"));
+    }
+    let link = &shared.config.profile.link;
+    let info = TransportInfo {
+        max_packet_bytes: link.max_packet_bytes,
+        speed_mbps: link.speed_mbps,
+        memory: MemoryKind::InProcess,
+        simulated: true,
+    };
+    let joined = pipe(info)
+        .and_then(|(host, device)| bay.attach(device, link.max_packet_bytes, &shared.hosts).map(|()| host));
+    let host = joined.map_err(|e| error(ErrorKind::Unsupported, "no descriptors for a pipe").caused_by(e))?;
+    drop(bay);
+    shared.wake();
+    Ok(Connection { transport: Box::new(host), version: WireVersion::V1 })
+}
+
+fn work(shared: &Shared, queue: &Receiver<(usize, Work)>, cache: &PreparedCache) {
+    while let Ok((n, mut work)) = queue.recv() {
+        if shared.stopped.load(Ordering::Acquire) {
+            return;
+        }
+        work.perform(cache);
+        shared.done.lock().push((n, work));
+        shared.wake();
+    }
+}
+
+struct Server {
+    shared: Arc<Shared>,
+    jobs: Sender<(usize, Work)>,
+    /// Work that is done; kept for its capacity.
+    done: Vec<(usize, Work)>,
+}
+
+impl Server {
+    fn new(shared: Arc<Shared>, jobs: Sender<(usize, Work)>) -> Self {
+        Server { shared, jobs, done: Vec::new() }
+    }
+
+    fn run(mut self) {
+        // The default slack of 50 µs would be half of what pacing may be late.
+        let _ = rustix::thread::set_current_timer_slack(std::num::NonZeroU64::new(1_000));
+        while !self.shared.stopped.load(Ordering::Acquire) {
+            let deadline = self.serve();
+            if let Some(deadline) = deadline {
+                self.sleep(deadline);
+            }
+        }
+    }
+
+    /// Serves all sticks once. `None`: there is more to do at once; otherwise until when to sleep.
+    fn serve(&mut self) -> Option<Instant> {
+        let now = self.shared.clock.now();
+        std::mem::swap(&mut self.done, &mut *self.shared.done.lock());
+        for (n, work) in self.done.drain(..) {
+            if let Some(slot) = self.shared.bays.get(n) {
+                slot.bay.lock().stick.handle_work_done(work, now);
+            }
+        }
+        let mut deadline = Some(Instant::FAR_FUTURE);
+        for (n, slot) in self.shared.bays.iter().enumerate() {
+            let mut bay = slot.bay.lock();
+            if bay.serve(self.shared.clock.now()) {
+                slot.changed.notify_all();
+            }
+            while let Some(work) = bay.stick.poll_work() {
+                // The workers outlive the server.
+                let _ = self.jobs.send((n, work));
+            }
+            let now = self.shared.clock.now();
+            let due = bay.poll_timeout(now).unwrap_or(Instant::FAR_FUTURE);
+            if due <= now || bay.arm(now) {
+                deadline = None;
+            }
+            deadline = deadline.map(|d| d.min(due));
+        }
+        deadline
+    }
+
+    fn sleep(&mut self, deadline: Instant) {
+        let now = self.shared.clock.now();
+        let timeout = (deadline != Instant::FAR_FUTURE).then(|| {
+            let left = deadline.saturating_since(now);
+            Timespec { tv_sec: left.as_secs() as i64, tv_nsec: i64::from(left.subsec_nanos()) }
+        });
+        // poll, not epoll_wait: the latter counts in milliseconds.
+        let mut fds =
+            [PollFd::new(&self.shared.bell, PollFlags::IN), PollFd::new(&self.shared.hosts, PollFlags::IN)];
+        // An interrupted or failed wait is a short one.
+        let _ = poll(&mut fds, timeout.as_ref());
+        if fds[0].revents().contains(PollFlags::IN) {
+            let _ = rustix::io::read(&self.shared.bell, &mut [0u8; 8]);
+        }
+    }
+}
