@@ -37,6 +37,8 @@ impl Finish {
     pub fn apply(&self, values: &mut [f32]) {
         match self.relu {
             Some((0.0, 1.0)) => values.iter_mut().for_each(|v| *v = v.max(0.0)),
+            // Not a product: 0·∞ would be no number.
+            Some((0.0, above)) => values.iter_mut().for_each(|v| *v = v.max(0.0) * above),
             Some((below, above)) => {
                 values.iter_mut().for_each(|v| *v *= if *v > 0.0 { above } else { below });
             }
@@ -50,7 +52,7 @@ impl Finish {
 
 #[derive(Debug)]
 enum Weights {
-    /// `[oc][channels.len() · taps]`, over the listed input channels.
+    /// `[oc][channels.len() · taps]`, over the listed input channels: the order in which GEMM packs fastest.
     Dense { matrix: Vec<f32>, channels: Vec<usize> },
     /// One input channel per output channel, `None` where all its weights are zero; `[oc][taps]`.
     PerChannel { sources: Vec<Option<usize>>, taps: Vec<f32> },
@@ -218,6 +220,7 @@ impl Convolution {
         (image, first, rows): (usize, usize, usize),
         channels: &[usize],
         tile: &mut [f32],
+        parallel: bool,
     ) {
         let Window { kernel, stride, dilation, .. } = self.window;
         let width = self.output.width * if self.pooled { 2 } else { 1 };
@@ -240,7 +243,7 @@ impl Convolution {
             });
         };
         let blocks = n * kernel.0 * kernel.1;
-        if self.parallel {
+        if parallel {
             let tile = tile.par_chunks_exact_mut(blocks);
             channels.par_iter().zip(tile).with_min_len((1 << 13) / blocks + 1).for_each(block);
         } else {
@@ -255,6 +258,7 @@ impl Convolution {
         (image, first, rows): (usize, usize, usize),
         (sources, taps): (&[Option<usize>], &[f32]),
         product: &mut [f32],
+        parallel: bool,
     ) {
         let Window { kernel, stride, dilation, .. } = self.window;
         let width = self.output.width * if self.pooled { 2 } else { 1 };
@@ -282,7 +286,7 @@ impl Convolution {
                 }
             });
         };
-        if self.parallel {
+        if parallel {
             let planes = product.par_chunks_exact_mut(rows * width);
             let kernels = sources.par_iter().zip(taps.par_chunks_exact(count));
             kernels.zip(planes).with_min_len(2).for_each(plane);
@@ -293,7 +297,13 @@ impl Convolution {
     }
 
     /// Bias, then scale, then activation, then pooling, then FP16.
-    fn store(&self, arena: &mut [u16], (image, first, rows): (usize, usize, usize), product: &mut [f32]) {
+    fn store(
+        &self,
+        arena: &mut [u16],
+        (image, first, rows): (usize, usize, usize),
+        product: &mut [f32],
+        parallel: bool,
+    ) {
         let width = self.output.width * if self.pooled { 2 } else { 1 };
         let finish = |channel: usize, values: &mut [f32]| {
             let bias = self.bias.as_ref().map_or(0.0, |b| b[channel]);
@@ -319,7 +329,7 @@ impl Convolution {
         };
         let factor = if self.pooled { 2 } else { 1 };
         let band = (image, first / factor, rows / factor);
-        self.output.write_bands(arena, band, (product, rows * width), self.parallel, finish);
+        self.output.write_bands(arena, band, (product, rows * width), parallel, finish);
     }
 }
 
@@ -399,6 +409,7 @@ impl Operation for Convolution {
         let factor = if self.pooled { 2 } else { 1 };
         let (width, height) = (self.output.width * factor, self.output.height * factor);
         let Scratch { a: tile, b: product, words: snapshot, .. } = scratch;
+        let parallel = self.parallel && scratch.parallel;
         // Later tiles must see the input as it was.
         let tiles = height.div_ceil(self.band) * self.output.batch;
         let moved = tiles > 1 && self.input.place.overlaps(&self.output.place);
@@ -419,20 +430,26 @@ impl Operation for Convolution {
                     Weights::Dense { matrix, channels } => {
                         let k = channels.len() * self.window.kernel.0 * self.window.kernel.1;
                         let tile = sized(tile, k * n);
-                        self.unfold((&source, words), (image, first, rows), channels, tile);
+                        self.unfold((&source, words), (image, first, rows), channels, tile, parallel);
                         multiply(
                             (self.output.channels, n, k),
                             Matrix { data: matrix, rows: k, columns: 1 },
                             Matrix { data: tile, rows: n, columns: 1 },
                             product,
-                            self.parallel,
+                            parallel,
                         );
                     }
                     Weights::PerChannel { sources, taps } => {
-                        self.filter((&source, words), (image, first, rows), (sources, taps), product);
+                        self.filter(
+                            (&source, words),
+                            (image, first, rows),
+                            (sources, taps),
+                            product,
+                            parallel,
+                        );
                     }
                 }
-                self.store(arena, (image, first, rows), product);
+                self.store(arena, (image, first, rows), product, parallel);
             }
         }
     }
