@@ -61,8 +61,9 @@ const MOST_WORK: u64 = 1 << 44;
 /// Element operations from which on a run gains more from other cores than waking them costs.
 const WORTH_THE_POOL: u64 = 1 << 21;
 
-/// Most bytes of unpacked constants. Stages may share constants (tiles do), and each unpacks its own.
-const MOST_UNPACKED: usize = 4 << 30;
+/// Most bytes of unpacked constants and index maps. Stages may share constants (tiles do), and each unpacks its own. The
+/// largest network that a stick's 512 MB can hold needs half of this.
+const MOST_UNPACKED: usize = 2 << 30;
 
 /// A graph made ready to run. One per allocated graph; executors share it.
 pub struct Program {
@@ -218,13 +219,16 @@ impl Program {
         let mut work = 0u64;
         let mut unpacked = 0usize;
         let mut add = |index: usize, stage: &Stage| -> Result<(), Unsupported> {
-            for view in stage.buffers.iter().filter(|v| v.location == Location::Blob) {
-                let bytes =
-                    view.dims.iter().fold(4usize, |product, &dim| product.saturating_mul(dim as usize));
-                unpacked = unpacked.saturating_add(bytes);
+            for view in &stage.buffers {
+                // Constants become f32, and index maps take up to 16 bytes for each index of each dimension.
+                let elements =
+                    view.dims.iter().fold(1usize, |product, &dim| product.saturating_mul(dim as usize));
+                let constants = if view.location == Location::Blob { elements.saturating_mul(4) } else { 0 };
+                let indices = view.dims.iter().map(|&dim| 16 * dim as usize).sum();
+                unpacked = unpacked.saturating_add(constants).saturating_add(indices);
             }
             if unpacked > MOST_UNPACKED {
-                let why = "the stages' constants, each counted anew, exceed all memory".into();
+                let why = "the stages' constants and dims, each counted anew, exceed all memory".into();
                 return Err(Unsupported { stage: index, kind: stage.kind, why });
             }
             let context = Context::new(blob, consts, &layout, stage);
