@@ -7,11 +7,14 @@
 
 mod macs;
 mod nce;
+mod needed;
 mod parse;
 mod reader;
+mod roles;
 mod stage;
 mod store;
 mod tensor;
+mod trace;
 
 pub use macs::Macs;
 pub use stage::{Activation, Nce, NceDescriptor, NceOp, PoolKind, Stage, StageKind};

@@ -2,12 +2,14 @@
 use super::BlobError;
 use super::reader::{Parsed, Reader};
 use super::stage::{Activation, Nce, NceDescriptor, NceOp, PoolKind};
-use super::tensor::{DataType, View};
+use super::tensor::{DataType, Location, View};
 
 /// The least words of a descriptor: a convolution with no padding word and no activation.
 const MIN_DESCRIPTOR_BYTES: usize = 4 * 16;
 /// Order digit of channels.
 const CHANNELS: u8 = 3;
+/// Order digit of the batch inside a shape.
+const BATCH: u8 = 4;
 /// Largest kernel side and stride. The engine convolves up to 15×15, stride 8; pooling kernels may be a whole plane.
 const MAX_KERNEL: u32 = 1 << 14;
 
@@ -135,7 +137,14 @@ fn check_operands(nce: &Nce, buffers: &[View]) -> Result<(), String> {
             ));
         }
     }
-    let out_channels = output.dim(CHANNELS) as u64;
+    if matches!(output.location, Location::Input(_) | Location::Blob) {
+        return Err(format!("output in memory that can be written expected, {:?} found", output.location));
+    }
+    // A batch inside the shape (batch detection off) is pooled as so many more channels; a convolution has N = 1.
+    let out_channels = match nce.op {
+        NceOp::Pool(_) => output.dim(CHANNELS) as u64 * output.dim(BATCH) as u64,
+        _ => output.dim(CHANNELS) as u64,
+    };
     let mut most = 0;
     for range in &nce.descriptors {
         let end = u64::from(range.first_channel) + u64::from(range.channels);

@@ -134,6 +134,12 @@ impl Header {
         let output_bytes = r.at_most(memory, "output bytes")? as usize;
         let batch = r.between(1, u32::MAX, "batch")?;
         let bss_bytes = r.at_most(memory, "scratch (BSS) bytes")? as usize;
+        let needs = bytes.len() as u64 + bss_bytes as u64 + input_bytes as u64 + output_bytes as u64;
+        if needs > u64::from(memory) {
+            let problem =
+                format!("file, inputs, outputs and scratch need {needs} bytes, a stick has {memory}");
+            return Err(BlobError::new(r.pos() - 4, "scratch (BSS) bytes", problem));
+        }
         let cmx_slices = r.at_most(MAX_CMX_SLICES, "CMX slices")?;
         let shaves = r.at_most(MAX_SHAVES, "SHAVE cores")?;
         for flag in ["has NCE stages", "has SHAVE stages", "has DMA stages"] {
@@ -237,6 +243,23 @@ impl<'a> Areas<'a> {
                 return Err(BlobError::new(at, format!("{direction} {index} / name"), problem));
             }
             tensors.push(tensor);
+        }
+        // Each has its own place, since what the device or the caller writes to one must not change another; together
+        // they fill the element.
+        let mut places: Vec<_> = tensors.iter().enumerate().map(|(i, t)| (t.offset, i, t.bytes())).collect();
+        places.sort_unstable();
+        let mut end = 0;
+        for (offset, index, bytes) in places {
+            if (offset as u64) < end {
+                let problem =
+                    format!("byte {end} or later expected, {offset} found: it overlaps another {direction}");
+                return Err(BlobError::new(section.start, format!("{direction} {index} / offset"), problem));
+            }
+            end = offset as u64 + bytes as u64 * u64::from(self.batch);
+        }
+        if end != element_bytes as u64 {
+            let problem = format!("{element_bytes} bytes announced, the {direction}s take {end}");
+            return Err(BlobError::new(section.start, format!("{direction} bytes"), problem));
         }
         Ok(tensors)
     }
@@ -406,7 +429,8 @@ impl<'a> Areas<'a> {
             let problem = format!("below {} expected, {index} found", tensors.len());
             return Err(BlobError::new(at, "tensor index", problem));
         };
-        if size != tensor.bytes() {
+        // Of one element of the batch; the whole batch is let pass too, since views are checked against one element.
+        if size != tensor.bytes() && size as u64 != tensor.bytes() as u64 * u64::from(self.batch) {
             let problem = format!("{} bytes expected for {:?}, {size} found", tensor.bytes(), tensor.name);
             return Err(BlobError::new(size_at, "tensor size", problem));
         }
