@@ -42,6 +42,7 @@ fn stick(n: usize, speed_mbps: u32) -> StickRun {
             depth_time: Duration::ZERO,
             resets: 0,
             latency: Latency::new(),
+            host_pool: Default::default(),
         },
         busy: Duration::from_millis(9900),
         depth_time: Duration::from_secs(39),
