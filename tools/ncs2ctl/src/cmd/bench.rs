@@ -14,7 +14,7 @@ use crate::cli::{BenchArgs, Depth, Global};
 use crate::failure::{Failure, Outcome, Result};
 use crate::interrupt::Interrupt;
 use crate::open::Sticks;
-use crate::output::{Output, Style};
+use crate::output::Output;
 use crate::tensor::input::{self, Element};
 
 /// Different inputs that take turns, so that an answer given to the wrong request shows.
@@ -100,7 +100,7 @@ pub fn bench(global: &Global, output: &Output, args: &BenchArgs) -> Result<Outco
         output.text(&text::report(output, &report, simulation.as_ref()))?;
     }
     if let Some(error) = &measured.tally.error {
-        output.remark(&output.paint(Style::Bad, format!("first error: {error}")));
+        output.remark(&format!("first error: {error}"));
     }
     if measured.gave_up {
         output.remark("no stick takes requests any more; the run ended early");
