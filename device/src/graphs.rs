@@ -22,11 +22,13 @@ use crate::fifo::{Element, Fifo};
 use crate::link::{Body, Link, Slot};
 use crate::memory::Ledger;
 use crate::run::{Progress, Run};
-use crate::work::{Prepared, Refusal, Task, Work, hash_output};
-use crate::{Engine, Timing};
+use crate::work::{Prepared, Refusal, Task, Work};
+use crate::{Engine, Timing, hash};
 
 /// Triggers that may wait on one stick; more are refused with "out of resources".
 const MAX_RUNS: usize = 256;
+/// Refused graphs that can be asked about.
+const MAX_REFUSED: usize = 16;
 /// Results of one FIFO that may be computed ahead of the host's releases.
 const MAX_RESULTS: usize = 64;
 
@@ -206,7 +208,7 @@ impl Graphs {
     pub(crate) fn handle_work_done(&mut self, work: Work, link: &mut Link) {
         match work.task {
             Task::Prepare { result, .. } => self.prepared = result,
-            Task::Execute { input, output } => {
+            Task::Execute { input, output, .. } => {
                 link.give_vec(input);
                 match self.runs.iter_mut().find(|r| r.id == work.run) {
                     Some(run) => {
@@ -221,25 +223,32 @@ impl Graphs {
         }
     }
 
-    /// Model time goes on; `speed` is the share of full speed that heat leaves.
-    pub(crate) fn advance(&mut self, now: Instant, speed: f64) {
-        self.executors.advance(now);
-        while let Some(finished) = self.executors.take_finished() {
-            let Some(run) = self.runs.iter_mut().find(|r| r.id == finished.run) else {
-                let mut unused = Vec::new();
-                self.executors.rest(finished.run, speed, &mut unused);
-                continue;
-            };
+    /// Model time goes on; `speed` is the share of full speed that heat leaves. What follows from the end of a run
+    /// (its output, the next run's start) has the time of that end, however late it is looked at.
+    pub(crate) fn advance(&mut self, now: Instant, speed: f64, link: &mut Link) {
+        while self.executors.advance(now) {
+            let mut at = now;
+            while let Some(finished) = self.executors.take_finished() {
+                at = finished.at;
+                self.finish(finished.run, speed);
+            }
+            self.pump(link, at);
+        }
+    }
+
+    fn finish(&mut self, run: u64, speed: f64) {
+        let mut nobody = Vec::new();
+        let graph = self.runs.iter_mut().find(|r| r.id == run).and_then(|run| {
             run.elapsed = true;
-            match self.graphs.iter_mut().find(|g| g.id == run.graph) {
-                Some(graph) => {
-                    let took = self.executors.rest(run.id, speed, &mut graph.stage_ns);
-                    graph.total_ns = took.as_nanos() as f64;
-                }
-                None => {
-                    let mut unused = Vec::new();
-                    self.executors.rest(run.id, speed, &mut unused);
-                }
+            self.graphs.iter_mut().find(|g| g.id == run.graph)
+        });
+        match graph {
+            Some(graph) => {
+                let took = self.executors.rest(run, speed, &mut graph.stage_ns);
+                graph.total_ns = took.as_nanos() as f64;
+            }
+            None => {
+                self.executors.rest(run, speed, &mut nobody);
             }
         }
     }
@@ -435,9 +444,20 @@ impl Graphs {
         link.write(slot, Body::short(&header.stages.to_le_bytes()), 0, now);
 
         let speed = &self.config.profile.timing;
-        let busy = self.graphs.len() >= self.config.profile.firmware.max_graphs as usize;
+        // What was refused stays only to be asked about; it takes no place, and its number may be used again.
+        let ready = |g: &&LoadedGraph| matches!(g.state, GraphState::Ready(_));
+        let busy =
+            self.graphs.iter().filter(ready).count() >= self.config.profile.firmware.max_graphs as usize;
+        let taken = self.graph(id).filter(ready).is_some();
+        if !taken {
+            self.graphs.retain(|g| g.id != id);
+            while self.graphs.iter().filter(|g| !ready(g)).count() >= MAX_REFUSED {
+                let Some(oldest) = self.graphs.iter().position(|g| !ready(&g)) else { break };
+                self.graphs.remove(oldest);
+            }
+        }
         let (status, state, debug) = match result {
-            _ if self.graph(id).is_some() => {
+            _ if taken => {
                 self.status(Status::InvalidHandle, link, now);
                 return;
             }
@@ -695,7 +715,7 @@ impl Graphs {
             run.progress = Progress::Running;
             match self.config.engine {
                 Engine::Hash => {
-                    hash_output(&prepared.hash, &element.bytes, &mut output);
+                    hash::output_of_sample(&prepared.hash, element.wire_bytes, &element.bytes, &mut output);
                     link.give_vec(element.bytes);
                     run.output = Some(output);
                     run.computed = true;
@@ -703,7 +723,7 @@ impl Graphs {
                 Engine::Execute => self.work.push_back(Work {
                     epoch: self.epoch,
                     run: id,
-                    task: Task::Execute { input: element.bytes, output },
+                    task: Task::Execute { graph: prepared.clone(), input: element.bytes, output },
                 }),
             }
             match self.config.timing {

@@ -12,11 +12,7 @@ const BLOCK: usize = 64;
 /// Fills `out` with a function of the graph, the input's length and at most 4 KiB of it: all of a short input, else
 /// 64-byte blocks spread evenly over it, the first and the last bytes among them.
 pub fn output(graph: &BlobHash, input: &[u8], out: &mut [u8]) {
-    let mut lanes = [0u64; 4];
-    for (lane, bytes) in lanes.iter_mut().zip(graph.0.as_chunks::<8>().0) {
-        *lane = u64::from_le_bytes(*bytes);
-    }
-    lanes[0] ^= (input.len() as u64).wrapping_mul(PRIME);
+    let mut lanes = begin(graph, input.len());
     if input.len() <= SAMPLED {
         absorb(&mut lanes, input);
     } else {
@@ -27,7 +23,26 @@ pub fn output(graph: &BlobHash, input: &[u8], out: &mut [u8]) {
             absorb(&mut lanes, &input[begin..begin + BLOCK]);
         }
     }
-    let [a, b, c, d] = lanes;
+    finish(lanes, out);
+}
+
+/// The same for an input of `len` bytes of which a [`Sampler`](crate::Sampler) took `sample` while they passed.
+pub fn output_of_sample(graph: &BlobHash, len: usize, sample: &[u8], out: &mut [u8]) {
+    let mut lanes = begin(graph, len);
+    absorb(&mut lanes, sample);
+    finish(lanes, out);
+}
+
+fn begin(graph: &BlobHash, len: usize) -> [u64; 4] {
+    let mut lanes = [0u64; 4];
+    for (lane, bytes) in lanes.iter_mut().zip(graph.0.as_chunks::<8>().0) {
+        *lane = u64::from_le_bytes(*bytes);
+    }
+    lanes[0] ^= (len as u64).wrapping_mul(PRIME);
+    lanes
+}
+
+fn finish([a, b, c, d]: [u64; 4], out: &mut [u8]) {
     let mut state = mix(a ^ mix(b ^ mix(c ^ mix(d))));
     // A counter through a bijection: no two words of an answer are equal, and each depends on all that was sampled.
     let (words, rest) = out.as_chunks_mut::<8>();

@@ -247,7 +247,7 @@ mod tests {
     #[test]
     fn a_bad_profile_names_file_and_field() {
         for (from, to, word) in [
-            ("stage_us = 60.0", "stage_us = -1.0", "timing.stage_us"),
+            ("stage_us = 100.0", "stage_us = -1.0", "timing.stage_us"),
             ("[heat]", "[heath]", "heath"),
             ("input_release = \"end\"", "input_release = \"never\"", "never"),
             ("watchdog_s = 12.0", "watchdog_s = nan", "firmware.watchdog_s"),

@@ -319,14 +319,15 @@ impl Server {
         let mut deadline = Some(Instant::FAR_FUTURE);
         for (n, slot) in self.shared.bays.iter().enumerate() {
             let mut bay = slot.bay.lock();
-            if bay.serve(self.shared.clock.now()) {
+            // One `now` for all: what falls due while we serve must still count as in the future, or nobody waits for it.
+            let now = self.shared.clock.now();
+            if bay.serve(now) {
                 slot.changed.notify_all();
             }
             while let Some(work) = bay.stick.poll_work() {
                 // The workers outlive the server.
                 let _ = self.jobs.send((n, work));
             }
-            let now = self.shared.clock.now();
             let due = bay.poll_timeout(now).unwrap_or(Instant::FAR_FUTURE);
             if due <= now || bay.arm(now) {
                 deadline = None;

@@ -91,6 +91,11 @@ impl GraphCommands {
         self.queue.get_mut(usize::try_from(seq.checked_sub(self.first)?).ok()?)
     }
 
+    #[cfg(test)]
+    pub(super) fn capacity(&self) -> usize {
+        self.queue.capacity()
+    }
+
     pub(super) fn is_idle(&self) -> bool {
         self.queue.is_empty()
     }
@@ -135,7 +140,7 @@ impl Stick {
                 .fail(StickError::Protocol { step: purpose.step(), problem: "its graph is gone".into() });
         };
         let Some(monitor) = self.graph_monitor else { return };
-        let deadline = now + self.config.command_timeout;
+        let deadline = self.command_deadline(now);
         let written = self.link.write(
             monitor,
             command.as_slice().len() as u32,
@@ -182,7 +187,7 @@ impl Stick {
     ) -> Result<(), LinkError> {
         let slot = self.graphs.iter().find(|s| s.graph == graph).ok_or(LinkError::NoSuchStream)?;
         let stream = slot.buffer.ok_or(LinkError::NoSuchStream)?;
-        let deadline = now + self.config.command_timeout;
+        let deadline = self.command_deadline(now);
         let (size, payload) = match purpose {
             Purpose::Verify => {
                 let header = InlineBytes::new(&slot.request.header).ok_or(LinkError::TooLong)?;
@@ -296,6 +301,7 @@ impl Stick {
     fn advance_front(&mut self, now: Instant) -> bool {
         let vendor = self.config.ordering == Ordering::Vendor;
         let seq = self.commands.first;
+        let due = self.command_deadline(now);
         loop {
             let Some(front) = self.commands.queue.front_mut() else { return false };
             if front.deadline.is_none() {
@@ -307,8 +313,7 @@ impl Stick {
                         .map_or(0, |s| u64::from(s.request.blob_bytes)),
                     _ => 0,
                 };
-                front.deadline =
-                    Some(now + self.config.command_timeout + Link::<SendPayload, Tag>::wire_time(upload));
+                front.deadline = Some(due + Link::<SendPayload, Tag>::wire_time(upload));
             }
             if front.step != Step::Reply || front.releasing {
                 return false;

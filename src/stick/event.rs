@@ -65,12 +65,12 @@ pub enum ReadWant {
         /// Bytes until it is complete.
         missing: usize,
     },
-    /// The rest of a small packet, or of one to be thrown away: give it to [`Stick::handle_in`].
+    /// The rest of a small packet, or of one to be thrown away: give it to [`Stick::handle_in`](super::Stick::handle_in).
     Packet {
         /// Bytes until it is complete.
         missing: usize,
     },
-    /// The rest of this job's output: read it into the job's buffer at `offset`, then [`Stick::handle_tensor_in`].
+    /// The rest of this job's output: read it into the job's buffer at `offset`, then [`Stick::handle_tensor_in`](super::Stick::handle_tensor_in).
     Tensor {
         /// Whose output.
         job: JobToken,
@@ -101,13 +101,13 @@ pub enum StickEvent {
     Done(JobToken),
     /// This job ended without an answer, and its graph needs no repair.
     Refused(JobToken, StickError),
-    /// Answer to [`Stick::request_thermal`].
+    /// Answer to [`Stick::request_thermal`](super::Stick::request_thermal).
     Thermal(ThermalStats),
-    /// Answer to [`Stick::request_used_memory`]: bytes.
+    /// Answer to [`Stick::request_used_memory`](super::Stick::request_used_memory): bytes.
     UsedMemory(u32),
-    /// Answer to [`Stick::request_timing`]: milliseconds per stage, then receive time, then total.
+    /// Answer to [`Stick::request_timing`](super::Stick::request_timing): milliseconds per stage, then receive time, then total.
     Timing(GraphKey, Vec<f32>),
-    /// Answer to [`Stick::request_debug`].
+    /// Answer to [`Stick::request_debug`](super::Stick::request_debug).
     Debug(GraphKey, String),
     /// Everything is closed and RESET was sent; the stick leaves the bus now.
     Closed,

@@ -1,6 +1,7 @@
 //! Inferences in flight. Order is identity: outputs, statuses and input releases are matched to jobs by counting.
 
 use std::collections::VecDeque;
+use std::time::Duration;
 
 use super::commands::GraphReply;
 use super::graphs::GraphPhase;
@@ -59,6 +60,11 @@ impl Jobs {
         self.queue.is_empty()
     }
 
+    #[cfg(test)]
+    pub(super) fn capacity(&self) -> usize {
+        self.queue.capacity()
+    }
+
     fn by_number(&mut self, number: u64) -> Option<&mut Job> {
         self.queue.get_mut(usize::try_from(number.checked_sub(self.first)?).ok()?)
     }
@@ -80,7 +86,8 @@ impl Stick {
     }
 
     /// Sends the job's input and triggers. `deadline`: when the output must be there, else the epoch ends.
-    /// [`StickError::Full`] when as many jobs as FIFO elements are in flight.
+    /// [`StickError::Full`] when as many jobs as FIFO elements are in flight; a job whose deadline has passed already
+    /// is not taken, for it would end the epoch.
     pub fn infer(
         &mut self,
         key: GraphKey,
@@ -90,6 +97,15 @@ impl Stick {
     ) -> Result<(), StickError> {
         if self.phase != Phase::Open {
             return Err(StickError::Invalid("the stick is not open"));
+        }
+        if deadline <= now {
+            return Err(StickError::Timeout {
+                step: "deadline of a job not yet sent",
+                after: Duration::ZERO,
+            });
+        }
+        if self.graphs.iter().any(|s| s.jobs.queue.iter().any(|j| j.token == job)) {
+            return Err(StickError::Invalid("a job with this token is in flight"));
         }
         let slot = self
             .graphs

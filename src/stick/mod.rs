@@ -120,7 +120,7 @@ impl Stick {
     pub fn handle_in(&mut self, bytes: &[u8], now: Instant) {
         let mut rest = bytes;
         while !rest.is_empty() && self.is_alive() {
-            let (taken, event) = self.link.handle_in(rest);
+            let (taken, event) = self.link.handle_in(rest, now);
             if taken == 0 {
                 self.fail(StickError::Invalid("the owner gave an output's bytes to handle_in"));
             }
@@ -229,6 +229,11 @@ impl Stick {
         self.commands = GraphCommands::default();
         self.device = DeviceCommands::default();
         self.incoming = None;
+    }
+
+    /// Until when a command that is given now has its reply: what lies before it on the wire has its time first.
+    fn command_deadline(&self, now: Instant) -> Instant {
+        self.link.wire_free(now) + self.config.command_timeout
     }
 
     /// Our own request was not taken by the link: a hole in this room's bookkeeping, said rather than panicked over.

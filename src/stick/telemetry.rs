@@ -119,7 +119,7 @@ impl Stick {
     }
 
     fn start_device(&mut self, now: Instant) {
-        let deadline = now + self.config.command_timeout;
+        let deadline = self.command_deadline(now);
         let Some(front) = self.device.queue.front_mut() else { return };
         front.deadline = Some(deadline);
         let op = front.op;

@@ -46,7 +46,7 @@ impl Stick {
 
     /// The next step of a leaving graph; each answer calls it again.
     pub(super) fn advance_unload(&mut self, graph: u32, now: Instant) {
-        let deadline = now + self.config.command_timeout;
+        let deadline = self.command_deadline(now);
         let Some(at) = self.graphs.iter().position(|s| s.graph == graph) else { return };
         let slot = &self.graphs[at];
         if slot.input.allocated && !slot.goodbye_said {

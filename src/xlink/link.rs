@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::stream::{Parked, PendingClose, Side as StreamSide, Stream};
 use super::{Accept, LinkError, LinkEvent, LinkFault, MAX_PACKET_BYTES, MAX_PACKETS, MAX_STREAMS, Outgoing};
 use crate::clock::Instant;
-use crate::wire::{EventKind, Flags, HEADER_LEN, Header, Side, StreamId, StreamName};
+use crate::wire::{EventKind, Flags, HEADER_LEN, Header, StreamId, StreamName};
 
 /// First id of our requests, as the vendor's (which counts over the whole process; here it is per link).
 const FIRST_ID: i32 = 10;
@@ -47,24 +47,26 @@ struct Request<P, T> {
 }
 
 #[derive(Debug)]
-struct Awaited<T> {
-    id: i32,
-    kind: EventKind,
-    stream: StreamId,
-    tag: Option<T>,
+pub(super) struct Awaited<T> {
+    pub(super) id: i32,
+    pub(super) kind: EventKind,
+    pub(super) stream: StreamId,
+    pub(super) tag: Option<T>,
     sent: Instant,
     deadline: Instant,
+    /// Bytes handed out up to the end of this request.
+    pub(super) sent_bytes: u64,
 }
 
 #[derive(Clone, Copy, Debug)]
-enum Sink {
+pub(super) enum Sink {
     Packet,
     Discard,
     Element,
 }
 
 #[derive(Clone, Copy, Debug)]
-enum Receiving {
+pub(super) enum Receiving {
     Header { got: usize },
     Payload { request: Header, got: u32, sink: Sink },
 }
@@ -75,18 +77,22 @@ pub struct Link<P, T> {
     timeout: Duration,
     next_id: i32,
     last_stream: Option<u32>,
-    streams: Vec<Stream<P, T>>,
+    pub(super) streams: Vec<Stream<P, T>>,
     responses: VecDeque<Header>,
     requests: VecDeque<Request<P, T>>,
-    /// In order of sending, and so of deadline.
-    awaiting: VecDeque<Awaited<T>>,
-    receiving: Receiving,
+    /// In order of sending.
+    pub(super) awaiting: VecDeque<Awaited<T>>,
+    pub(super) receiving: Receiving,
     header: [u8; HEADER_LEN],
-    packet: Vec<u8>,
+    pub(super) packet: Vec<u8>,
     /// When all that was handed out is certainly on the stick.
     wire_free: Instant,
+    /// Payload bytes of `requests`.
+    queued_bytes: u64,
+    /// Bytes handed out so far.
+    sent_bytes: u64,
     fault: Option<LinkFault<T>>,
-    dead: bool,
+    pub(super) dead: bool,
 }
 
 impl<P, T: Copy> Link<P, T> {
@@ -104,6 +110,8 @@ impl<P, T: Copy> Link<P, T> {
             header: [0; HEADER_LEN],
             packet: Vec::with_capacity(MAX_PACKET_BYTES as usize),
             wire_free: Instant::ZERO,
+            queued_bytes: 0,
+            sent_bytes: 0,
             fault: None,
             dead: false,
         }
@@ -162,6 +170,7 @@ impl<P, T: Copy> Link<P, T> {
             return Err(LinkError::TooLong);
         }
         if s.parked.is_empty() && s.take_credit(size) {
+            self.queued_bytes += u64::from(size);
             self.requests.push_back(Request {
                 kind: EventKind::Write,
                 stream,
@@ -218,7 +227,7 @@ impl<P, T: Copy> Link<P, T> {
 
     /// Received bytes, up to the end of the header or packet at hand. Returns how many were taken, zero only when
     /// the link is dead or an element is due ([`Link::handle_element_in`]).
-    pub fn handle_in(&mut self, bytes: &[u8]) -> (usize, Option<LinkEvent<T>>) {
+    pub fn handle_in(&mut self, bytes: &[u8], now: Instant) -> (usize, Option<LinkEvent<T>>) {
         if self.dead {
             return (0, None);
         }
@@ -232,7 +241,7 @@ impl<P, T: Copy> Link<P, T> {
                 }
                 self.receiving = Receiving::Header { got: 0 };
                 match Header::parse(&self.header) {
-                    Ok(header) => (take, self.handle_header(header)),
+                    Ok(header) => (take, self.handle_header(header, now)),
                     Err(error) => {
                         self.fail(LinkFault::Protocol(error.to_string()));
                         (take, None)
@@ -283,7 +292,7 @@ impl<P, T: Copy> Link<P, T> {
 
     /// Judges what is overdue.
     pub fn handle_timeout(&mut self, now: Instant) {
-        if let Some(a) = self.awaiting.front().filter(|a| a.deadline <= now) {
+        if let Some(a) = self.awaiting.iter().find(|a| a.deadline <= now) {
             let fault = LinkFault::Timeout { kind: a.kind, tag: a.tag, after: a.deadline - a.sent };
             return self.fail(fault);
         }
@@ -312,6 +321,7 @@ impl<P, T: Copy> Link<P, T> {
         }
         let request = self.requests.pop_front()?;
         let payload_bytes = if request.kind == EventKind::Write { u64::from(request.size) } else { 0 };
+        self.queued_bytes -= payload_bytes;
         self.occupy_wire(HEADER_LEN as u64 + payload_bytes, now);
         let id = self.next_id;
         self.next_id = id.checked_add(1).unwrap_or(FIRST_ID);
@@ -322,6 +332,7 @@ impl<P, T: Copy> Link<P, T> {
             tag: request.tag,
             sent: now,
             deadline: self.wire_free + self.timeout,
+            sent_bytes: self.sent_bytes,
         });
         let header =
             Header { name: request.name, ..Header::request(id, request.kind, request.stream, request.size) };
@@ -337,7 +348,7 @@ impl<P, T: Copy> Link<P, T> {
             .streams
             .iter()
             .flat_map(|s| [s.parked.front().map(|p| p.deadline), s.close.as_ref().map(|c| c.deadline)]);
-        waits.chain([self.awaiting.front().map(|a| a.deadline)]).flatten().min()
+        waits.flatten().chain(self.awaiting.iter().map(|a| a.deadline)).min()
     }
 
     /// Why the link died; said once.
@@ -352,6 +363,7 @@ impl<P, T: Copy> Link<P, T> {
         self.requests.clear();
         self.awaiting.clear();
         self.streams.clear();
+        self.queued_bytes = 0;
         self.receiving = Receiving::Header { got: 0 };
     }
 
@@ -360,36 +372,63 @@ impl<P, T: Copy> Link<P, T> {
         Duration::from_nanos(bytes.saturating_mul(WORST_NS_PER_BYTE))
     }
 
+    /// When all that was given to the link is certainly on the stick: deadlines count from here.
+    pub fn wire_free(&self, now: Instant) -> Instant {
+        self.wire_free.max(now) + Self::wire_time(self.queued_bytes)
+    }
+
+    /// Things that the link holds for later: answers, requests, waits. Bounded; tests watch it.
+    pub fn backlog(&self) -> usize {
+        self.responses.len() + self.requests.len() + self.awaiting.len()
+    }
+
+    /// What the queues hold without growing.
+    #[cfg(test)]
+    pub(crate) fn capacity(&self) -> usize {
+        self.responses.capacity()
+            + self.requests.capacity()
+            + self.awaiting.capacity()
+            + self.packet.capacity()
+    }
+
     // ---- inside -----------------------------------------------------------------------------------------------
 
-    fn fail(&mut self, fault: LinkFault<T>) {
+    pub(super) fn fail(&mut self, fault: LinkFault<T>) {
         if !self.dead {
             self.kill();
             self.fault = Some(fault);
         }
     }
 
-    fn protocol(&mut self, problem: String) {
+    pub(super) fn protocol(&mut self, problem: String) {
         self.fail(LinkFault::Protocol(problem));
     }
 
     fn occupy_wire(&mut self, bytes: u64, now: Instant) {
         self.wire_free = self.wire_free.max(now) + Self::wire_time(bytes);
+        self.sent_bytes += bytes;
+    }
+
+    /// The stick answered a request, so all up to its end has come through: only what was sent after it can still be
+    /// on the wire. Without this, a link faster than the worst one would push its deadlines ever further away.
+    pub(super) fn confirm(&mut self, sent_bytes: u64, now: Instant) {
+        let behind = Self::wire_time(self.sent_bytes - sent_bytes);
+        self.wire_free = self.wire_free.min(now + behind);
     }
 
     fn request(&mut self, kind: EventKind, stream: StreamId, size: u32, tag: Option<T>) {
         self.requests.push_back(Request { kind, stream, name: StreamName::EMPTY, size, payload: None, tag });
     }
 
-    fn respond(&mut self, request: &Header, flags: Flags) {
-        if self.responses.len() + self.requests.len() + self.awaiting.len() >= MAX_QUEUED {
+    pub(super) fn respond(&mut self, request: &Header, flags: Flags) {
+        if self.backlog() >= MAX_QUEUED {
             return self.protocol("the stick floods the link without answering".into());
         }
         self.responses.push_back(request.response(flags));
     }
 
     /// The vendor's rule: the number handed out last again if its stream is closed, else the next one.
-    fn fresh_stream_id(&mut self) -> Result<StreamId, LinkError> {
+    pub(super) fn fresh_stream_id(&mut self) -> Result<StreamId, LinkError> {
         if self.streams.len() >= MAX_STREAMS {
             return Err(LinkError::StreamLimit);
         }
@@ -403,13 +442,14 @@ impl<P, T: Copy> Link<P, T> {
     }
 
     /// Sends what the credit of a stream allows now: parked writes first, then its close.
-    fn unpark(&mut self, stream: StreamId) {
+    pub(super) fn unpark(&mut self, stream: StreamId) {
         let Some(s) = self.streams.iter_mut().find(|s| s.id == stream) else { return };
         while let Some(size) = s.parked.front().map(|p| p.size) {
             if !s.take_credit(size) {
                 return;
             }
             if let Some(parked) = s.parked.pop_front() {
+                self.queued_bytes += u64::from(size);
                 self.requests.push_back(Request {
                     kind: EventKind::Write,
                     stream,
@@ -425,191 +465,5 @@ impl<P, T: Copy> Link<P, T> {
         {
             self.request(EventKind::CloseStream, stream, 0, close.tag);
         }
-    }
-
-    fn handle_header(&mut self, header: Header) -> Option<LinkEvent<T>> {
-        match header.side {
-            Side::Response => self.handle_response(header),
-            Side::Request => match header.kind {
-                EventKind::Write => self.handle_write(header),
-                EventKind::ReadRelease => self.handle_release(header),
-                EventKind::CreateStream => {
-                    self.handle_create(header);
-                    None
-                }
-                EventKind::CloseStream => {
-                    self.handle_close(header);
-                    None
-                }
-                EventKind::Ping => {
-                    self.respond(&header, Flags::ACK);
-                    None
-                }
-                EventKind::Read | EventKind::ReadReleaseSpecific | EventKind::Reset => {
-                    self.protocol(format!("{:?} request from the stick", header.kind));
-                    None
-                }
-            },
-        }
-    }
-
-    /// Responses are matched by id and kind alone: their other fields may be stale.
-    fn handle_response(&mut self, header: Header) -> Option<LinkEvent<T>> {
-        let found = self.awaiting.iter().position(|a| a.id == header.id && a.kind == header.kind);
-        let Some(awaited) = found.and_then(|at| self.awaiting.remove(at)) else {
-            self.protocol(format!("answer {:?} {} to nothing that was asked", header.kind, header.id));
-            return None;
-        };
-        let accepted = header.flags.contains(Flags::ACK) && !header.flags.contains(Flags::NACK);
-        let at = self.streams.iter().position(|s| s.id == awaited.stream);
-        match (awaited.kind, accepted) {
-            (EventKind::CreateStream, true) => {
-                if let Some(s) = at.and_then(|at| self.streams.get_mut(at)) {
-                    s.side = StreamSide::Open;
-                }
-            }
-            (EventKind::CreateStream, false) => {
-                if let Some(at) = at {
-                    self.streams.remove(at);
-                }
-                return awaited.tag.map(|tag| LinkEvent::Refused(tag, header.flags));
-            }
-            (EventKind::CloseStream, true) => {
-                if let Some(at) = at {
-                    self.close_our_side(at);
-                }
-            }
-            // A stick that resets may say so in any way.
-            (EventKind::Reset, _) => {}
-            (_, true) => {}
-            (kind, false) => {
-                self.fail(LinkFault::Refused { kind, tag: awaited.tag, flags: header.flags });
-                return None;
-            }
-        }
-        awaited.tag.map(LinkEvent::Answered)
-    }
-
-    /// The number stays taken while the stick has its own side open.
-    fn close_our_side(&mut self, at: usize) {
-        let s = &mut self.streams[at];
-        if s.device_open {
-            s.side = StreamSide::Closed;
-            s.accept = Accept::Discard;
-        } else {
-            self.streams.remove(at);
-        }
-    }
-
-    fn handle_write(&mut self, header: Header) -> Option<LinkEvent<T>> {
-        let at = self.streams.iter().position(|s| s.id == header.stream);
-        let accept = at.map_or(Accept::Discard, |at| self.streams[at].accept);
-        let sink = match accept {
-            Accept::Nothing => {
-                self.protocol(format!("the stick writes on stream {}, which is ours alone", header.stream));
-                return None;
-            }
-            Accept::Element => Sink::Element,
-            _ if header.size > MAX_PACKET_BYTES => {
-                self.protocol(format!("packet of {} bytes on stream {}", header.size, header.stream));
-                return None;
-            }
-            Accept::Packets => Sink::Packet,
-            Accept::Discard => Sink::Discard,
-        };
-        if let Some(at) = at
-            && !self.streams[at].received.push(header.size)
-        {
-            self.protocol(format!("a 65th unreleased packet on stream {}", header.stream));
-            return None;
-        }
-        self.packet.clear();
-        self.receiving = Receiving::Payload { request: header, got: 0, sink };
-        match sink {
-            Sink::Element => Some(LinkEvent::ElementBegun(header.stream, header.size)),
-            Sink::Packet | Sink::Discard => self.finish_payload(),
-        }
-    }
-
-    /// Acknowledges a write once its last byte is there.
-    fn finish_payload(&mut self) -> Option<LinkEvent<T>> {
-        let Receiving::Payload { request, got, sink } = self.receiving else { return None };
-        if got < request.size {
-            return None;
-        }
-        self.receiving = Receiving::Header { got: 0 };
-        if self.streams.iter().all(|s| s.id != request.stream) {
-            self.respond(&request, Flags::NACK | Flags::NO_SUCH_STREAM);
-            return None;
-        }
-        self.respond(&request, Flags::ACK);
-        match sink {
-            Sink::Packet => Some(LinkEvent::Packet(request.stream)),
-            Sink::Element => Some(LinkEvent::ElementDone(request.stream)),
-            Sink::Discard => {
-                let released = self.release(request.stream, None);
-                debug_assert!(released.is_ok() || self.dead, "the packet was just counted");
-                None
-            }
-        }
-    }
-
-    fn handle_release(&mut self, header: Header) -> Option<LinkEvent<T>> {
-        let Some(s) = self.streams.iter_mut().find(|s| s.id == header.stream) else {
-            self.respond(&header, Flags::NACK | Flags::NO_SUCH_STREAM);
-            return None;
-        };
-        match s.sent.front() {
-            Some(size) if size == header.size => {
-                s.sent.pop();
-            }
-            Some(size) => {
-                let problem = format!(
-                    "release of {} bytes on stream {}, the oldest packet has {size}",
-                    header.size, header.stream
-                );
-                self.protocol(problem);
-                return None;
-            }
-            None => {
-                self.protocol(format!("release of a packet that was never sent on stream {}", header.stream));
-                return None;
-            }
-        }
-        self.respond(&header, Flags::ACK);
-        self.unpark(header.stream);
-        Some(LinkEvent::Released(header.stream))
-    }
-
-    /// The stick opens its own side: the answer carries the number that we already use for that name.
-    fn handle_create(&mut self, header: Header) {
-        let known = self.streams.iter_mut().find(|s| s.name == header.name);
-        let stream = match known {
-            Some(s) => {
-                s.device_open = true;
-                Ok(s.id)
-            }
-            None => self.fresh_stream_id().inspect(|&id| {
-                let mut s = Stream::new(id, header.name, 0, Accept::Discard, StreamSide::Closed);
-                s.device_open = true;
-                self.streams.push(s);
-            }),
-        };
-        match stream {
-            Ok(id) => self.respond(&Header { stream: id, ..header }, Flags::ACK),
-            Err(_) => self.respond(&header, Flags::NACK),
-        }
-    }
-
-    fn handle_close(&mut self, header: Header) {
-        let Some(at) = self.streams.iter().position(|s| s.id == header.stream) else {
-            return self.respond(&header, Flags::NACK | Flags::NO_SUCH_STREAM);
-        };
-        let s = &mut self.streams[at];
-        s.device_open = false;
-        if s.side == StreamSide::Closed {
-            self.streams.remove(at);
-        }
-        self.respond(&header, Flags::ACK);
     }
 }

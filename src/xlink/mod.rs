@@ -12,6 +12,7 @@
 //! request, handed back with the answer. Nothing larger than [`MAX_PACKET_BYTES`] is ever buffered; queues are
 //! bounded, and a stick that overfills them ends the link.
 
+mod incoming;
 mod link;
 mod stream;
 

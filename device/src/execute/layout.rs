@@ -180,12 +180,12 @@ impl Remap {
                     .for_each(|(value, &step)| *value = if step == FILL { fill } else { from[base + step] }),
                 None => row.fill(fill),
             }
-            for d in 1..self.maps.len() {
-                index[d] += 1;
-                if index[d] < self.maps[d].len() {
+            for (index, map) in index.iter_mut().zip(&self.maps).skip(1) {
+                *index += 1;
+                if *index < map.len() {
                     break;
                 }
-                index[d] = 0;
+                *index = 0;
             }
         }
     }

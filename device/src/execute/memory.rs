@@ -296,8 +296,8 @@ fn collapse<const N: usize>(
             joined.0[count - 1] *= dims[i];
         } else {
             joined.0[count] = dims[i];
-            for k in 0..N {
-                joined.1[k][count] = strides[k][i];
+            for (joined, strides) in joined.1.iter_mut().zip(strides) {
+                joined[count] = strides[i];
             }
             count += 1;
         }

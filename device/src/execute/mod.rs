@@ -21,6 +21,7 @@ mod memory;
 mod nce;
 mod norm;
 mod params;
+mod planes;
 mod pool;
 mod reduce;
 mod resample;
@@ -182,8 +183,11 @@ impl Program {
         let mut work = 0u64;
         let mut unpacked = 0usize;
         let mut add = |index: usize, stage: &Stage| -> Result<(), Unsupported> {
-            let constants = stage.buffers.iter().filter(|v| v.location == Location::Blob);
-            unpacked = constants.fold(unpacked, |sum, v| sum.saturating_add(v.elements().saturating_mul(4)));
+            for view in stage.buffers.iter().filter(|v| v.location == Location::Blob) {
+                let bytes =
+                    view.dims.iter().fold(4usize, |product, &dim| product.saturating_mul(dim as usize));
+                unpacked = unpacked.saturating_add(bytes);
+            }
             if unpacked > MOST_UNPACKED {
                 let why = "the stages' constants, each counted anew, exceed all memory".into();
                 return Err(Unsupported { stage: index, kind: stage.kind, why });

@@ -2,9 +2,10 @@
 use ncs2::blob::PoolKind;
 use rayon::prelude::*;
 
-use super::conv::{Finish, Planes, WORTH_WAKING};
+use super::conv::{Finish, WORTH_WAKING};
 use super::memory::Place;
 use super::params::Context;
+use super::planes::Planes;
 use super::{Operation, Prepared, Scratch, sized};
 
 /// Geometry of pooling, x before y. Elements outside the plane are ignored.
@@ -105,17 +106,23 @@ impl Operation for Pool {
         let (planes, lines, results) = (sized(a, count * from), sized(b, count * line), sized(c, count * to));
         for image in 0..self.input.batch {
             let words = self.input.place.words(arena);
-            let one =
-                |(channel, ((plane, line), result)): (usize, ((&mut [f32], &mut [f32]), &mut [f32]))| {
-                    self.input.read_plane(words, image, channel, plane);
-                    self.plane(plane, line, result);
-                };
+            let one = |channel: usize, plane: &mut [f32], line: &mut [f32], result: &mut [f32]| {
+                self.input.read_plane(words, image, channel, plane);
+                self.plane(plane, line, result);
+            };
             if self.parallel {
                 let buffers = planes.par_chunks_exact_mut(from).zip(lines.par_chunks_exact_mut(line));
-                buffers.zip(results.par_chunks_exact_mut(to)).enumerate().with_min_len(4).for_each(one);
+                buffers
+                    .zip(results.par_chunks_exact_mut(to))
+                    .enumerate()
+                    .with_min_len(4)
+                    .for_each(|(channel, ((plane, line), result))| one(channel, plane, line, result));
             } else {
                 let buffers = planes.chunks_exact_mut(from).zip(lines.chunks_exact_mut(line));
-                buffers.zip(results.chunks_exact_mut(to)).enumerate().for_each(one);
+                buffers
+                    .zip(results.chunks_exact_mut(to))
+                    .enumerate()
+                    .for_each(|(channel, ((plane, line), result))| one(channel, plane, line, result));
             }
             let band = (image, 0, self.output.height);
             self.output.write_bands(arena, band, (results, to), self.parallel, |_, values| {

@@ -33,14 +33,14 @@ impl Operation for Reduce {
                 112 => *sum = sum.max(value),
                 _ => *sum += value,
             }
-            for d in 0..self.input.rank {
-                index[d] += 1;
-                at += self.steps[d];
-                if index[d] < self.input.dims[d] {
+            for ((index, &dim), step) in index.iter_mut().zip(self.input.dims()).zip(self.steps) {
+                *index += 1;
+                at += step;
+                if *index < dim {
                     break;
                 }
-                at -= self.steps[d] * index[d];
-                index[d] = 0;
+                at -= step * *index;
+                *index = 0;
             }
         }
         if self.kind == 114 {

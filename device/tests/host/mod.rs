@@ -40,6 +40,7 @@ pub struct Host {
     /// Header whose payload is under way.
     payload: Option<(Header, Vec<u8>)>,
     acks: Vec<u8>,
+    on_the_wire: VecDeque<(Instant, Vec<u8>)>,
     cache: PreparedCache,
     pub transfers_in: usize,
     /// OUT bytes are cut into pieces of this size.
@@ -62,6 +63,7 @@ impl Host {
             answers: BTreeMap::new(),
             payload: None,
             acks: Vec::new(),
+            on_the_wire: VecDeque::new(),
             cache: PreparedCache::default(),
             transfers_in: 0,
             piece: usize::MAX,
@@ -84,14 +86,36 @@ impl Host {
         host
     }
 
+    /// Sends one OUT transfer; it arrives when it has crossed the wire.
     pub fn out(&mut self, bytes: &[u8]) {
-        for piece in bytes.chunks(self.piece.max(1)) {
-            assert_eq!(
-                self.stick.handle_out(piece, self.now),
-                piece.len(),
-                "a reading host is never held up"
-            );
+        let due = self.stick.out_arrival(bytes.len(), self.now);
+        self.on_the_wire.push_back((due, bytes.to_vec()));
+        self.arrive();
+    }
+
+    fn arrive(&mut self) -> bool {
+        let mut progress = false;
+        while self.on_the_wire.front().is_some_and(|&(due, _)| due <= self.now) {
+            let Some((_, bytes)) = self.on_the_wire.pop_front() else { break };
+            for piece in bytes.chunks(self.piece.max(1)) {
+                let taken = self.stick.handle_out(piece, self.now);
+                assert_eq!(taken, piece.len(), "a reading host is never held up");
+            }
+            progress = true;
         }
+        progress
+    }
+
+    fn poll_timeout(&mut self) -> Option<Instant> {
+        let wire = self.on_the_wire.front().map(|&(due, _)| due);
+        self.stick.poll_timeout(self.now).into_iter().chain(wire).min()
+    }
+
+    /// Goes on to the next thing that happens, reading nothing.
+    pub fn step(&mut self) {
+        self.now = self.now.max(self.poll_timeout().expect("something happens"));
+        self.arrive();
+        self.stick.handle_timeout(self.now);
     }
 
     pub fn request(&mut self, kind: EventKind, stream: u32, size: u32, name: &str) -> i32 {
@@ -143,7 +167,7 @@ impl Host {
     /// Computes, reads and acknowledges all there is at this time.
     pub fn drive(&mut self) {
         loop {
-            let mut progress = false;
+            let mut progress = self.arrive();
             while let Some(mut work) = self.stick.poll_work() {
                 work.perform(&self.cache);
                 self.stick.handle_work_done(work, self.now);
@@ -173,7 +197,7 @@ impl Host {
             if done(self) {
                 return true;
             }
-            match self.stick.poll_timeout(self.now) {
+            match self.poll_timeout() {
                 Some(t) => {
                     self.now = self.now.max(t);
                     self.stick.handle_timeout(self.now);
@@ -186,7 +210,7 @@ impl Host {
     pub fn pass(&mut self, time: Duration) {
         let until = self.now + time;
         self.drive();
-        while let Some(t) = self.stick.poll_timeout(self.now).filter(|&t| t <= until) {
+        while let Some(t) = self.poll_timeout().filter(|&t| t <= until) {
             self.now = self.now.max(t);
             self.stick.handle_timeout(self.now);
             self.drive();
