@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use ncs2::StickId;
 use ncs2::blob::Blob;
+use ncs2::pool::PoolStats;
 use ncs2::runtime::{StickState, StickStats};
 use ncs2::stats::Latency;
 use ncs2_device::{Engine, Timing};
@@ -42,11 +43,13 @@ fn stick(n: usize, speed_mbps: u32) -> StickRun {
             depth_time: Duration::ZERO,
             resets: 0,
             latency: Latency::new(),
+            host_pool: PoolStats { high_water_bytes: 1 << 20, ..PoolStats::default() },
         },
         busy: Duration::from_millis(9900),
         depth_time: Duration::from_secs(39),
         failed: 0,
         resets: 0,
+        pool: (300, 100),
         heat: Some(Heat { min: 40.0, max: 42.0, sum: 123.0, count: 3 }),
         throttle_level_max: Some(0),
     }
@@ -125,6 +128,7 @@ fn figures_follow_from_the_counts() {
     assert_eq!(d["devices"][0]["temperature_c"], json!({"min": 40.0, "mean": 41.0, "max": 42.0}));
     assert_eq!(d["devices"][0]["depth_mean"], 3.9);
     assert_eq!(d["link_ceiling_fps"], Value::Null, "no bus, no ceiling");
+    assert_eq!(d["pool"], json!({"hits": 600, "misses": 200, "hit_rate": 0.75, "high_water_bytes": 2 << 20}));
     assert_eq!(d["diagnosis"], "device-bound");
     assert_eq!(d["stable"], true);
 }
