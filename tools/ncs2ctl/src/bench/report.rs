@@ -278,7 +278,7 @@ impl Report {
             tops: tops.map(round6),
             tops_nce: tops_of(macs.ordered, fps).map(round6),
             tops_peak,
-            percent_of_peak: tops.map(|t| round(100.0 * t / tops_peak)),
+            percent_of_peak: tops.map(|t| round6(100.0 * t / tops_peak)),
             tops_reason: reason,
             target_tops: context.target_tops,
             target_ratio: tops.zip(context.target_tops).map(|(t, target)| round6(t / target)),

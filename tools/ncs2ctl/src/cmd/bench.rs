@@ -3,7 +3,7 @@
 use std::fs;
 
 use ncs2::blob::Blob;
-use ncs2::runtime::{FleetConfig, LoadOptions};
+use ncs2::runtime::{FleetConfig, LoadOptions, StickState};
 use ncs2_device::Engine;
 
 use crate::bench::load::Plan;
@@ -54,7 +54,9 @@ pub fn bench(global: &Global, output: &Output, args: &BenchArgs) -> Result<Outco
     };
     spinner.finish_and_clear();
 
-    let sticks = opened.fleet.stats().sticks.len();
+    let stats = opened.fleet.stats();
+    let sticks = stats.sticks.len();
+    let ready = stats.sticks.iter().filter(|s| s.state == StickState::Ready).count();
     let input = inputs.first().map(|i| i.source.clone()).unwrap_or_default();
     let plan =
         Plan { inputs, references, in_flight: sticks * (depth * args.graphs) as usize, rate: args.rate };
