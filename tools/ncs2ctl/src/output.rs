@@ -262,7 +262,7 @@ pub fn wrap(text: &str, width: usize, indent: &str) -> String {
     let mut out = String::new();
     let mut column = 0;
     for word in text.split_whitespace() {
-        let long = word.chars().count();
+        let long = columns(word);
         if column > 0 && column + 1 + long > width {
             out.push('\n');
             out.push_str(indent);
@@ -275,6 +275,18 @@ pub fn wrap(text: &str, width: usize, indent: &str) -> String {
         column += long;
     }
     out
+}
+
+/// Characters that show: without colour codes, which end with an `m`.
+fn columns(word: &str) -> usize {
+    let mut hidden = false;
+    word.chars()
+        .filter(|&c| {
+            let shows = !hidden && c != '\x1b';
+            hidden = (hidden || c == '\x1b') && c != 'm';
+            shows
+        })
+        .count()
 }
 
 /// `1 234 567`, with the space that every locale reads.
@@ -358,5 +370,6 @@ mod tests {
         let text = wrap("aa bbb cccc dd", 6, "  ");
         assert_eq!(text, "aa bbb\n  cccc\n  dd");
         assert!(text.lines().all(|l| l.len() <= 6));
+        assert_eq!(wrap("a \x1b[31mbb\x1b[0m cc", 7, ""), "a \x1b[31mbb\x1b[0m cc", "colour takes no room");
     }
 }

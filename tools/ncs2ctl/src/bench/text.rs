@@ -48,8 +48,10 @@ pub fn report(output: &Output, report: &Report, simulation: Option<&Simulation>)
     line("settings", settings);
     let stable = if report.stable {
         "stable: the last three windows within 10 %".to_owned()
+    } else if report.fps_windows.len() < 3 {
+        "too short to say whether it is stable".to_owned()
     } else {
-        output.paint(Style::Warn, "not stable: the last three windows differ by more than 10 %")
+        output.paint(Style::Warn, "not stable: the last three windows are not within 10 %")
     };
     line("speed", format!("{} fps, {stable}", output.paint(Style::Bold, format!("{:.1}", report.fps))));
     line("latency", latency(output, &report.latency_ms));
@@ -67,7 +69,7 @@ pub fn report(output: &Output, report: &Report, simulation: Option<&Simulation>)
     line("compute", compute(report));
     if let Some(target) = report.target_tops {
         let progress = report.target_ratio.map_or("unknown".to_owned(), |ratio| {
-            format!("{} {:.1} %", bar(output, ratio, 30), 100.0 * ratio)
+            format!("{} {} %", bar(output, ratio, 30), three_digits(100.0 * ratio))
         });
         line("target", format!("{progress} of {target} TOPS"));
     }
@@ -119,9 +121,11 @@ fn compute(report: &Report) -> String {
     };
     let of = if report.simulated { " (simulated)" } else { "" };
     format!(
-        "{tops:.4} TOPS{of}, {percent:.1} % of the peak of {:.1}; {:.1} % of the {:.1} that a second source gives for FP16",
+        "{} TOPS{of}, {} % of the peak of {:.1}; {} % of the {:.1} that a second source gives for FP16",
+        three_digits(tops),
+        three_digits(percent),
         report.tops_peak,
-        2.0 * percent,
+        three_digits(2.0 * percent),
         report.tops_peak / 2.0
     )
 }
@@ -168,7 +172,7 @@ fn devices(output: &Output, report: &Report) -> String {
         table.add_row([
             d.id.clone(),
             format!("{:.1}", d.fps),
-            d.tops.map_or_else(dash, |t| format!("{t:.4}")),
+            d.tops.map_or_else(dash, three_digits),
             d.completed.to_string(),
             d.failed.to_string(),
             format!("{:.0} %", 100.0 * d.busy_ratio),
