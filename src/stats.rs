@@ -26,7 +26,8 @@ impl StageTimes {
     pub const COUNT: usize = 6;
 
     /// Names, in order, as `--json` has them.
-    pub const NAMES: [&'static str; Self::COUNT] = ["queue", "prepare", "upload", "execute", "download", "finish"];
+    pub const NAMES: [&'static str; Self::COUNT] =
+        ["queue", "prepare", "upload", "execute", "download", "finish"];
 
     /// The times in the order of [`Self::NAMES`].
     pub fn as_array(&self) -> [u64; Self::COUNT] {

@@ -156,9 +156,8 @@ impl<T> Pipeline<T> {
 
     /// Lets go of graphs that are off the stick and whose last result was delivered.
     pub(super) fn forget_unloaded(&mut self) {
-        let gone = |g: &Group<T>| {
-            g.state == GroupState::Unloading && g.instances.is_empty() && g.order.is_empty()
-        };
+        let gone =
+            |g: &Group<T>| g.state == GroupState::Unloading && g.instances.is_empty() && g.order.is_empty();
         while let Some(at) = self.groups.iter().position(gone) {
             let group = self.groups.remove(at);
             self.pool.unreserve_outputs(group.reserved_bytes);

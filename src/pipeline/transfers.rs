@@ -11,7 +11,8 @@ use crate::transport::{Buffer, Completion, Direction, Rejected, Transfer, Transf
 use crate::wire::HEADER_LEN;
 
 /// Holds a header or an inline packet.
-const SMALL_BYTES: usize = if InlineBytes::CAPACITY > HEADER_LEN { InlineBytes::CAPACITY } else { HEADER_LEN };
+const SMALL_BYTES: usize =
+    if InlineBytes::CAPACITY > HEADER_LEN { InlineBytes::CAPACITY } else { HEADER_LEN };
 
 /// When to try a transfer again that the transport had no memory for, if no completion says so first.
 const BUSY_RETRY: Duration = Duration::from_millis(1);
@@ -227,8 +228,7 @@ impl<T> Pipeline<T> {
                     other => self.handle_stick_event(other, now),
                 }
             }
-            let end =
-                if closed { End::Closed } else { End::Failed(Failure::Transfer { direction, error }) };
+            let end = if closed { End::Closed } else { End::Failed(Failure::Transfer { direction, error }) };
             self.finish(end);
         }
         self.settle(now);
@@ -286,8 +286,9 @@ impl<T> Pipeline<T> {
     /// Reads a run of the stream.
     fn read(&mut self, mut bytes: &[u8], now: Instant) {
         while !bytes.is_empty() && self.end.is_none() {
-            let (ReadWant::Header { missing } | ReadWant::Packet { missing } | ReadWant::Tensor { missing, .. }) =
-                self.stick.read_want();
+            let (ReadWant::Header { missing }
+            | ReadWant::Packet { missing }
+            | ReadWant::Tensor { missing, .. }) = self.stick.read_want();
             let (now_bytes, rest) = bytes.split_at(missing.min(bytes.len()));
             if now_bytes.is_empty() {
                 let error = StickError::Invalid("bytes came where the protocol engine wanted none");

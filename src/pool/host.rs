@@ -40,9 +40,8 @@ fn group_free() -> Option<usize> {
     let mut folder = root.join(own);
     let mut least = None;
     while folder.starts_with(root) {
-        let number = |name: &str| -> Option<usize> {
-            fs::read_to_string(folder.join(name)).ok()?.trim().parse().ok()
-        };
+        let number =
+            |name: &str| -> Option<usize> { fs::read_to_string(folder.join(name)).ok()?.trim().parse().ok() };
         if let (Some(max), Some(current)) = (number("memory.max"), number("memory.current")) {
             let free = max.saturating_sub(current);
             least = Some(least.map_or(free, |l: usize| l.min(free)));

@@ -439,7 +439,10 @@ mod tests {
         let e: Error = pool.lease(100, Use::Input, NOW).unwrap_err().into();
         assert_eq!(e.kind(), ErrorKind::OutOfMemory);
         let text = e.to_string();
-        assert!(text.contains("sim0") && text.contains("100 bytes") && text.contains("4096 of 4096"), "{text}");
+        assert!(
+            text.contains("sim0") && text.contains("100 bytes") && text.contains("4096 of 4096"),
+            "{text}"
+        );
         drop(held);
         assert!(pool.lease(100, Use::Input, NOW).is_ok());
         assert!(pool.stats().high_water_bytes <= 4096);
@@ -485,7 +488,8 @@ mod tests {
         let pool = Pool::new("sim0", 4096);
         let held = pool.try_lease(4096, Use::Input).unwrap();
         std::thread::scope(|scope| {
-            let waiter = scope.spawn(|| pool.lease(4096, Use::Input, Duration::from_secs(20)).map(|l| l.len()));
+            let waiter =
+                scope.spawn(|| pool.lease(4096, Use::Input, Duration::from_secs(20)).map(|l| l.len()));
             drop(held);
             assert_eq!(waiter.join().unwrap(), Ok(4096));
         });

@@ -394,7 +394,9 @@ impl Shared {
                 self.sticks[at].id,
                 cause.detail
             )),
-            None => Error::new(ErrorKind::Closed, "infer").detail("the sticks are closed; open a fleet again"),
+            None => {
+                Error::new(ErrorKind::Closed, "infer").detail("the sticks are closed; open a fleet again")
+            }
         })
     }
 
@@ -466,7 +468,8 @@ impl Shared {
                 Some(cancelled())
             } else if job.tag.attempts > self.config.retries {
                 let mut cause = cause.clone();
-                cause.detail = format!("lost with {} sticks in turn, the last: {}", job.tag.attempts, cause.detail);
+                cause.detail =
+                    format!("lost with {} sticks in turn, the last: {}", job.tag.attempts, cause.detail);
                 Some(cause.error("infer", &self.sticks[at].id))
             } else {
                 self.obsolete(&job)

@@ -16,11 +16,7 @@ pub(super) struct Candidate {
 
 /// The stick for the next job, searched from `next` on. Sticks with a free place come before those where the job
 /// would wait.
-pub(super) fn pick(
-    next: usize,
-    count: usize,
-    candidate: impl Fn(usize) -> Candidate,
-) -> Option<usize> {
+pub(super) fn pick(next: usize, count: usize, candidate: impl Fn(usize) -> Candidate) -> Option<usize> {
     let mut waiting = None;
     for step in 0..count {
         let at = (next + step) % count;

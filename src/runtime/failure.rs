@@ -64,12 +64,16 @@ impl Cause {
 
 fn advice(kind: ErrorKind) -> &'static str {
     match kind {
-        ErrorKind::Unplugged => "check its port and cable, or plug it in again: the fleet reconnects by itself",
+        ErrorKind::Unplugged => {
+            "check its port and cable, or plug it in again: the fleet reconnects by itself"
+        }
         ErrorKind::Timeout => "the stick does not answer: if it stays lost, plug it in again",
         ErrorKind::OutOfMemory => {
             "unload a graph that is no longer needed, or load this one with fewer instances or less depth"
         }
-        ErrorKind::Unsupported => "the stick cannot run this graph: compile it for fewer SHAVEs, or without that layer",
+        ErrorKind::Unsupported => {
+            "the stick cannot run this graph: compile it for fewer SHAVEs, or without that layer"
+        }
         ErrorKind::QueueFull => "try again after an answer",
         _ => "the stick is reset before it works again: if it happens again, report it with a trace",
     }

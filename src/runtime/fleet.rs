@@ -250,9 +250,10 @@ impl Fleet {
         // A stick that is lost meanwhile is not waited for; one that comes back has been asked at its opening.
         let asked: Vec<bool> = core.sticks.iter().map(|s| s.state == StickState::Ready).collect();
         loop {
-            let missing = core.sticks.iter().zip(&asked).position(|(s, asked)| {
-                *asked && s.state == StickState::Ready && s.telemetry_round < round
-            });
+            let missing =
+                core.sticks.iter().zip(&asked).position(|(s, asked)| {
+                    *asked && s.state == StickState::Ready && s.telemetry_round < round
+                });
             let Some(at) = missing else { return Ok(()) };
             let now = shared.clock.now();
             if now >= until {
@@ -318,9 +319,9 @@ impl Inner {
         }
         match exited.iter().position(|exited| !exited) {
             None => Ok(()),
-            Some(at) => Err(Error::new(ErrorKind::Timeout, "close fleet").on(&shared.sticks[at].id).detail(
-                "its thread is still connecting; it ends by itself within the open timeout",
-            )),
+            Some(at) => Err(Error::new(ErrorKind::Timeout, "close fleet")
+                .on(&shared.sticks[at].id)
+                .detail("its thread is still connecting; it ends by itself within the open timeout")),
         }
     }
 }

@@ -65,12 +65,17 @@ fn spec_of(id: GraphId, blob: &Blob, options: &LoadOptions) -> Result<GraphSpec>
     let graph = blob.graph();
     let size = |what: &str, bytes: usize| {
         u32::try_from(bytes).map_err(|_| {
-            let detail = format!("{}: {what} of {bytes} bytes, at most {} fit the protocol", blob.name(), u32::MAX);
+            let detail =
+                format!("{}: {what} of {bytes} bytes, at most {} fit the protocol", blob.name(), u32::MAX);
             Error::new(ErrorKind::InvalidBlob, op).detail(detail)
         })
     };
     let header = blob.bytes().first_chunk::<VERIFY_HEADER_LEN>().ok_or_else(|| {
-        let detail = format!("{}: {} bytes, a blob has more than {VERIFY_HEADER_LEN}", blob.name(), blob.bytes().len());
+        let detail = format!(
+            "{}: {} bytes, a blob has more than {VERIFY_HEADER_LEN}",
+            blob.name(),
+            blob.bytes().len()
+        );
         Error::new(ErrorKind::InvalidBlob, op).detail(detail)
     })?;
     Ok(GraphSpec {
@@ -99,8 +104,7 @@ pub(super) fn load(shared: &Arc<Shared>, blob: &Blob, options: LoadOptions) -> R
     if core.phase != Phase::Open {
         return Err(closed(op));
     }
-    let known =
-        core.graphs.iter().find(|g| g.blob.hash() == blob.hash() && g.options.shares_with(&options));
+    let known = core.graphs.iter().find(|g| g.blob.hash() == blob.hash() && g.options.shares_with(&options));
     let id = match known {
         Some(entry) => entry.id,
         None => {
@@ -336,7 +340,8 @@ impl Graph {
             return Err(closed("submit"));
         };
         let at_work = |at: usize| {
-            matches!(entry.on[at].presence, Presence::Loaded { .. }) && core.sticks[at].state == StickState::Ready
+            matches!(entry.on[at].presence, Presence::Loaded { .. })
+                && core.sticks[at].state == StickState::Ready
         };
         let sure = match pinned {
             Some(at) => at_work(at),
@@ -386,7 +391,8 @@ impl InputLease {
     /// `InvalidInput` when `input` has another length than the element.
     pub fn copy_from(&mut self, input: &[u8]) -> Result<()> {
         if input.len() != self.lease.len() {
-            let detail = format!("the input element has {} bytes, {} were given", self.lease.len(), input.len());
+            let detail =
+                format!("the input element has {} bytes, {} were given", self.lease.len(), input.len());
             return Err(Error::new(ErrorKind::InvalidInput, "write input").detail(detail));
         }
         self.overwrite().copy_from_slice(input);

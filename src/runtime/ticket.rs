@@ -48,7 +48,11 @@ impl Slots {
     }
 
     /// Both sides of a new request.
-    pub(super) fn open(self: &Arc<Self>, deadline: Option<Instant>, pinned: Option<usize>) -> (Ticket, JobTag) {
+    pub(super) fn open(
+        self: &Arc<Self>,
+        deadline: Option<Instant>,
+        pinned: Option<usize>,
+    ) -> (Ticket, JobTag) {
         let kept = self.free.lock().pop();
         let slot = match kept {
             Some(slot) => {
@@ -67,7 +71,11 @@ impl Slots {
     }
 
     /// One party leaves.
-    fn leave(&self, slot: Arc<Slot>, mut state: parking_lot::MutexGuard<'_, State>) -> Option<Result<Output>> {
+    fn leave(
+        &self,
+        slot: Arc<Slot>,
+        mut state: parking_lot::MutexGuard<'_, State>,
+    ) -> Option<Result<Output>> {
         state.parties -= 1;
         let last = state.parties == 0;
         // Dropped by the caller of this, not under the lock: an output gives memory back to a pool.

@@ -48,7 +48,8 @@ struct Exit {
 impl Drop for Exit {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            let detail = "its thread panicked, which is a defect of this library; open the fleet again".into();
+            let detail =
+                "its thread panicked, which is a defect of this library; open the fleet again".into();
             self.shared.stick_lost(self.index, Cause { kind: ErrorKind::Closed, detail }, Vec::new());
         }
         let mut core = self.shared.core.lock();
@@ -159,12 +160,15 @@ impl Worker {
 fn register(reactor: &mut Reactor, transport: &dyn Transport) -> Result<Token> {
     let op = "watch the stick";
     let Some(wait) = transport.wait_on() else {
-        return Err(Error::new(ErrorKind::Unsupported, op)
-            .detail("this transport is driven by a simulation and cannot be waited for; use one with a descriptor"));
+        return Err(Error::new(ErrorKind::Unsupported, op).detail(
+            "this transport is driven by a simulation and cannot be waited for; use one with a descriptor",
+        ));
     };
     let interest = Interest { readable: wait.readable, writable: wait.writable };
     reactor.register(wait.fd, interest).map_err(|error| {
-        Error::new(ErrorKind::OutOfMemory, op).detail(format!("{error}; raise the limit of open files")).caused_by(error)
+        Error::new(ErrorKind::OutOfMemory, op)
+            .detail(format!("{error}; raise the limit of open files"))
+            .caused_by(error)
     })
 }
 
@@ -355,7 +359,8 @@ impl Session {
                 Event::InputLost(tag) => {
                     // Its graph cannot be told from the tag; the stick's loss frees all its places anyway.
                     self.failed += 1;
-                    let detail = "the stick was lost and the transport kept the input; submit the request again";
+                    let detail =
+                        "the stick was lost and the transport kept the input; submit the request again";
                     tag.end(Err(Error::new(ErrorKind::Unplugged, "infer")
                         .on(&shared.sticks[self.index].id)
                         .detail(detail)));
