@@ -5,6 +5,10 @@ pub mod clock;
 pub mod convert;
 pub mod error;
 mod id;
+#[doc(hidden)]
+pub mod pipeline;
+#[doc(hidden)]
+pub mod pool;
 pub mod runtime;
 pub mod stats;
 pub mod stick;

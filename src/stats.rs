@@ -22,11 +22,15 @@ pub struct StageTimes {
 }
 
 impl StageTimes {
+    /// How many stages there are.
+    pub const COUNT: usize = 6;
+
     /// Names, in order, as `--json` has them.
-    pub const NAMES: [&'static str; 6] = ["queue", "prepare", "upload", "execute", "download", "finish"];
+    pub const NAMES: [&'static str; Self::COUNT] =
+        ["queue", "prepare", "upload", "execute", "download", "finish"];
 
     /// The times in the order of [`Self::NAMES`].
-    pub fn as_array(&self) -> [u64; 6] {
+    pub fn as_array(&self) -> [u64; Self::COUNT] {
         [self.queue_ns, self.prepare_ns, self.upload_ns, self.execute_ns, self.download_ns, self.finish_ns]
     }
 

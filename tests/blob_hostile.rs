@@ -3,13 +3,14 @@
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
+use std::hash::{BuildHasher, RandomState};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use ncs2::blob::{Blob, BlobError, Graph};
 use ncs2::{ErrorKind, Result};
 use proptest::prelude::*;
-use proptest::test_runner::{Config, TestRunner};
+use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 
 /// Counts the live and the most live bytes of each thread, so that tests that run at the same time do not mix.
 struct Counting;
@@ -80,14 +81,21 @@ fn survive(file: &[u8]) -> bool {
     let (macs, bytes) = peak_of(|| graph.macs(file));
     assert!(start.elapsed() < COUNT_TIME, "counting took {:?}", start.elapsed());
     assert!(bytes <= COUNT_BOUND + parse_bound(file), "counting took {bytes} bytes of memory");
+    if start.elapsed() > Duration::from_millis(100) {
+        println!("{} stages counted in {:.1?} with {} KiB", graph.stages.len(), start.elapsed(), bytes >> 10);
+    }
     assert_eq!(macs.per_stage.len(), graph.stages.len());
     assert!(graph.weights_bytes() <= file.len());
     true
 }
 
 fn model(name: &str) -> Vec<u8> {
-    let path =
-        Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/models").join(name).with_extension("blob");
+    file_of("models", name)
+}
+
+fn file_of(folder: &str, name: &str) -> Vec<u8> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data").join(folder).join(name);
+    let path = path.with_extension("blob");
     std::fs::read(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
 }
 
@@ -170,7 +178,7 @@ fn apply(file: &mut Vec<u8>, damages: &[Damage]) {
                 put(file, at, *value);
             }
             Damage::Cut(index) => {
-                let len = 4096 + index.index(file.len() - 4096);
+                let len = 4096 + index.index(file.len() - 4095);
                 file.truncate(len);
                 // A cut that is not noticed at once gets deeper into the parser.
                 put(file, 56, len as u32);
@@ -179,13 +187,31 @@ fn apply(file: &mut Vec<u8>, damages: &[Damage]) {
     }
 }
 
+/// Another one in each run.
+fn rand_seed() -> u64 {
+    RandomState::new().hash_one(0)
+}
+
 #[test]
 fn damaged_files_are_refused_or_counted() {
-    for name in ["tiny_u8_s1", "lstm_fp16_s1", "swconv_fp16_s1", "ssd_head_u8_s1"] {
-        let whole = model(name);
+    let number = std::env::var("NCS2_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or_else(rand_seed);
+    println!("NCS2_SEED={number}");
+    let mut seed = [0; 32];
+    seed[..8].copy_from_slice(&number.to_le_bytes());
+    let cases = std::env::var("PROPTEST_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(500);
+    for (folder, name) in [
+        ("models", "tiny_u8_s1"),
+        ("models", "lstm_fp16_s1"),
+        ("models", "swconv_fp16_s1"),
+        ("models", "ssd_head_u8_s1"),
+        ("blobs", "tconv_u8_s2"),
+        ("blobs", "pruned_u8_s2"),
+        ("blobs", "tiny_nhwc_u8_s2"),
+    ] {
+        let whole = file_of(folder, name);
         let (tried, parsed) = (Cell::new(0), Cell::new(0));
-        let config = Config { cases: 700, failure_persistence: None, ..Config::default() };
-        TestRunner::new(config)
+        let config = Config { cases, failure_persistence: None, ..Config::default() };
+        TestRunner::new_with_rng(config, TestRng::from_seed(RngAlgorithm::ChaCha, &seed))
             .run(&damages(), |damages| {
                 let mut file = whole.clone();
                 apply(&mut file, &damages);
@@ -193,7 +219,7 @@ fn damaged_files_are_refused_or_counted() {
                 parsed.set(parsed.get() + u32::from(survive(&file)));
                 Ok(())
             })
-            .unwrap_or_else(|failure| panic!("{name}: {failure}"));
+            .unwrap_or_else(|failure| panic!("{name}, NCS2_SEED={number}: {failure}"));
         println!("{name}: {} of {} damaged files still parse", parsed.get(), tried.get());
         assert!(parsed.get() > tried.get() / 50, "the damage is too coarse to reach the count");
     }
@@ -461,7 +487,7 @@ fn opening_says_what_is_wrong_and_what_to_do() {
     use std::os::unix::fs::PermissionsExt;
     let secret = folder.path().join("secret.blob");
     std::fs::write(&secret, &whole).expect("a file");
-    std::fs::set_permissions(&secret, std::fs::Permissions::from_mode(0)).expect("its mode");
+    std::fs::set_permissions(&secret, std::fs::Permissions::from_mode(0o000)).expect("its mode");
     match Blob::open(&secret) {
         Err(error) => assert_eq!(error.kind(), ErrorKind::Permission, "{error}"),
         Ok(_) => println!("skipped: this user (root?) may read any file"),

@@ -122,6 +122,21 @@ fn committed_models_agree_with_the_table() {
     }
 }
 
+/// Corners that the models do not reach, see `tests/data/blobs/README.md`.
+#[test]
+fn corner_cases_count_as_their_networks() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/blobs");
+    let text = std::fs::read_to_string(folder.join("macs.json")).expect("macs.json is committed");
+    let counts: BTreeMap<String, u64> = serde_json::from_str(&text).expect("names and counts");
+    let paths = blobs(&folder);
+    assert_eq!(paths.len(), counts.len(), "{paths:?}");
+    for path in paths {
+        check(&path, &BTreeMap::new());
+        let blob = Blob::open(&path).unwrap_or_else(|e| panic!("{e}"));
+        assert_eq!(blob.macs().model, counts[blob.name()], "{}", blob.name());
+    }
+}
+
 #[test]
 fn models_of_a_folder_agree_with_the_table() {
     let Some(folder) = std::env::var_os("NCS2_MODELS") else {

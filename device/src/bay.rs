@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use ncs2::clock::Instant;
 use ncs2::transport::{DeviceEnd, InWriter, PipeDevice, Transfer, TransferError};
+use rustix::event::epoll;
 
 use crate::{BusEvent, VirtualStick};
 
@@ -21,8 +22,17 @@ struct Wire {
     end: DeviceEnd,
     writer: InWriter,
     out: VecDeque<Sent>,
-    /// The end's own, for a wait outside of the bay's lock.
-    fd: Option<Arc<OwnedFd>>,
+    /// Where the end's descriptor is registered, for a wait outside of the bay's lock.
+    hosts: Arc<OwnedFd>,
+}
+
+impl Drop for Wire {
+    fn drop(&mut self) {
+        // The host may keep the descriptor's file alive, so it would not leave the set by itself.
+        if let Some(wait) = self.end.wait_on() {
+            let _ = epoll::delete(&*self.hosts, wait.fd);
+        }
+    }
 }
 
 pub(crate) struct Bay {
@@ -35,15 +45,19 @@ impl Bay {
         Bay { stick, wire: None }
     }
 
-    /// A new connection; the stick is booted.
-    pub(crate) fn attach(&mut self, device: PipeDevice, max_packet: usize) -> io::Result<()> {
-        let fd = match device.wait_on() {
-            Some(wait) => Some(Arc::new(wait.fd.try_clone_to_owned()?)),
-            None => None,
-        };
+    /// A new connection; the stick is booted. `hosts` is the epoll set that wakes the bay's server.
+    pub(crate) fn attach(
+        &mut self,
+        device: PipeDevice,
+        max_packet: usize,
+        hosts: &Arc<OwnedFd>,
+    ) -> io::Result<()> {
         self.disconnect();
-        self.wire =
-            Some(Wire { end: device.into(), writer: InWriter::new(max_packet), out: VecDeque::new(), fd });
+        if let Some(wait) = device.wait_on() {
+            epoll::add(&**hosts, wait.fd, epoll::EventData::new_u64(0), epoll::EventFlags::IN)?;
+        }
+        let (writer, hosts) = (InWriter::new(max_packet), Arc::clone(hosts));
+        self.wire = Some(Wire { end: device.into(), writer, out: VecDeque::new(), hosts });
         Ok(())
     }
 
@@ -59,7 +73,7 @@ impl Bay {
     pub(crate) fn serve(&mut self, now: Instant) -> bool {
         loop {
             self.stick.handle_timeout(now);
-            if self.settle(now) {
+            if self.settle() {
                 return true;
             }
             let Some(wire) = &mut self.wire else { return false };
@@ -74,13 +88,13 @@ impl Bay {
             let mut progress = wire.pull(&mut self.stick, now);
             progress |= wire.push(&mut self.stick, now);
             if !progress {
-                return self.settle(now);
+                return self.settle();
             }
         }
     }
 
     /// Follows the stick on the bus. True when something happened there.
-    pub(crate) fn settle(&mut self, _now: Instant) -> bool {
+    pub(crate) fn settle(&mut self) -> bool {
         let mut changed = false;
         while let Some(event) = self.stick.poll_bus_event() {
             changed = true;
@@ -94,7 +108,8 @@ impl Bay {
     /// When [`Self::serve`] is due.
     pub(crate) fn poll_timeout(&mut self, now: Instant) -> Option<Instant> {
         // A transfer that is due and not taken waits for a reader, not for time.
-        let out = self.wire.as_ref().and_then(|w| w.out.front()).map(|sent| sent.due).filter(|&due| due > now);
+        let out =
+            self.wire.as_ref().and_then(|w| w.out.front()).map(|sent| sent.due).filter(|&due| due > now);
         self.stick.poll_timeout(now).into_iter().chain(out).min()
     }
 
@@ -102,10 +117,6 @@ impl Bay {
     pub(crate) fn arm(&mut self, now: Instant) -> bool {
         let wants_in = self.stick.poll_in(now).is_some();
         self.wire.as_mut().is_some_and(|wire| wire.end.arm(wants_in))
-    }
-
-    pub(crate) fn descriptor(&self) -> Option<&Arc<OwnedFd>> {
-        self.wire.as_ref().and_then(|wire| wire.fd.as_ref())
     }
 }
 

@@ -107,17 +107,13 @@ impl Executors {
         self.next = None;
     }
 
-    /// Goes on to `now`; what ended on the way is in [`Self::take_finished`].
-    pub(crate) fn advance(&mut self, now: Instant) {
-        if self.active.is_empty() {
-            self.clock = self.clock.max(now);
-            self.fraction_ns = 0.0;
-            return;
-        }
-        loop {
+    /// Goes on to `now`, or to the first run's end, so that the next one starts then and not when somebody looked.
+    /// True when a run ended: take it with [`Self::take_finished`], and call again.
+    pub(crate) fn advance(&mut self, now: Instant) -> bool {
+        while !self.active.is_empty() {
             let left = now.saturating_since(self.clock).as_nanos() as f64 - self.fraction_ns;
-            if left <= 0.0 || self.active.is_empty() {
-                break;
+            if left <= 0.0 {
+                return false;
             }
             let step = step_ns(&self.active, self.dram_bytes_per_ns).min(left);
             self.busy_ns += step * self.active.iter().filter(|a| !a.resting).count() as f64;
@@ -125,11 +121,13 @@ impl Executors {
             progress(&mut self.active, self.dram_bytes_per_ns, step);
             self.pass(step);
             self.settle();
+            if !self.finished.is_empty() {
+                return true;
+            }
         }
-        if self.active.is_empty() {
-            self.clock = self.clock.max(now);
-            self.fraction_ns = 0.0;
-        }
+        self.clock = self.clock.max(now);
+        self.fraction_ns = 0.0;
+        false
     }
 
     fn pass(&mut self, ns: f64) {
@@ -284,5 +282,97 @@ fn progress(active: &mut [Active], dram_bytes_per_ns: f64, ns: f64) {
                 a.bytes -= ns * share;
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cost::StageCost;
+
+    fn cost(stages: &[(f64, f64, f64)]) -> Arc<GraphCost> {
+        let stages = stages.iter().map(|&(fixed_ns, work_ns, bytes)| StageCost { fixed_ns, work_ns, bytes });
+        Arc::new(GraphCost { stages: stages.collect(), batch: 1, shaves: 4, cmx_slices: 4, trigger_ns: 0.0 })
+    }
+
+    /// Runs all to their ends; (run, nanoseconds) in the order of ending.
+    fn play(executors: &mut Executors) -> Vec<(u64, u64)> {
+        let mut ends = Vec::new();
+        while let Some(next) = executors.poll_timeout() {
+            while executors.advance(next) {
+                while let Some(finished) = executors.take_finished() {
+                    ends.push((finished.run, finished.at.as_nanos()));
+                    executors.rest(finished.run, 1.0, &mut Vec::new());
+                }
+            }
+        }
+        ends
+    }
+
+    #[test]
+    fn alone_it_takes_what_its_stages_take() {
+        let cost = cost(&[(100.0, 1000.0, 500.0), (0.0, 0.0, 0.0), (50.0, 10.0, 4000.0)]);
+        let mut executors = Executors::new(2.0);
+        executors.start(1, &cost);
+        assert_eq!(play(&mut executors), [(1, 100 + 1000 + 50 + 2000)]);
+        assert_eq!(cost.solo_ns(2.0).sum::<f64>(), 3150.0);
+        assert_eq!(executors.busy(), Duration::from_nanos(3150));
+    }
+
+    #[test]
+    fn work_is_done_side_by_side_and_the_bus_is_shared() {
+        let (work, bytes) = (cost(&[(0.0, 1000.0, 0.0)]), cost(&[(0.0, 0.0, 1000.0)]));
+        for (first, second, ends) in [
+            (&work, &work, [(1, 1000), (2, 1000)]),
+            (&work, &bytes, [(1, 1000), (2, 1000)]),
+            // Half the bus each.
+            (&bytes, &bytes, [(1, 2000), (2, 2000)]),
+        ] {
+            let mut executors = Executors::new(1.0);
+            executors.start(1, first);
+            executors.start(2, second);
+            assert_eq!(play(&mut executors), ends);
+        }
+    }
+
+    #[test]
+    fn a_latecomer_takes_half_the_bus_from_then_on() {
+        let bytes = cost(&[(0.0, 0.0, 1000.0)]);
+        let mut executors = Executors::new(1.0);
+        executors.start(1, &bytes);
+        assert!(!executors.advance(Instant::from_nanos(500)));
+        executors.start(2, &bytes);
+        // 500 left at half speed; then the other has 500 left and the bus for itself.
+        assert_eq!(play(&mut executors), [(1, 1500), (2, 2000)]);
+    }
+
+    #[test]
+    fn looking_late_changes_nothing_but_when_one_knows() {
+        let cost = cost(&[(0.0, 1000.0, 0.0)]);
+        let mut executors = Executors::new(1.0);
+        executors.start(1, &cost);
+        let late = Instant::from_nanos(5000);
+        assert!(executors.advance(late));
+        let first = executors.take_finished().expect("ended");
+        executors.rest(first.run, 1.0, &mut Vec::new());
+        executors.start(2, &cost);
+        assert!(executors.advance(late));
+        assert_eq!(executors.take_finished().map(|f| f.at.as_nanos()), Some(2000));
+    }
+
+    #[test]
+    fn a_hot_executor_rests_before_it_is_free() {
+        let cost = cost(&[(0.0, 1000.0, 0.0)]);
+        let mut executors = Executors::new(1.0);
+        executors.start(1, &cost);
+        assert!(executors.advance(Instant::from_nanos(2000)));
+        let finished = executors.take_finished().expect("ended");
+        let mut stages = Vec::new();
+        assert_eq!(executors.rest(finished.run, 0.5, &mut stages), Duration::from_nanos(1000));
+        assert_eq!(stages, [1000.0]);
+        executors.advance(Instant::from_nanos(1999));
+        assert_eq!(executors.occupied(), (4, 4));
+        executors.advance(Instant::from_nanos(2001));
+        assert_eq!(executors.occupied(), (0, 0));
     }
 }

@@ -90,7 +90,7 @@ impl Firmware {
             config,
         };
         firmware.watchdog = watchdog.then(|| now + firmware.watchdog_time());
-        firmware.graphs.advance(now, 1.0);
+        firmware.graphs.advance(now, 1.0, &mut firmware.link);
         firmware
     }
 
@@ -235,7 +235,7 @@ impl Firmware {
             };
             self.link.write(slot, reply, 0, now);
         }
-        self.graphs.advance(now, heat.speed());
+        self.graphs.advance(now, heat.speed(), &mut self.link);
         self.graphs.pump(&mut self.link, now);
         self.kept = self.graphs.kept_bytes();
     }
@@ -247,12 +247,13 @@ impl Firmware {
         if answers {
             self.link.send_header(request.response(Flags::ACK), now);
         }
-        let linger = if answers { Duration::from_nanos((boot.reset_linger_ms * 1e6) as u64) } else { Duration::ZERO };
+        let linger =
+            if answers { Duration::from_nanos((boot.reset_linger_ms * 1e6) as u64) } else { Duration::ZERO };
         self.leaving = Some(now + linger);
     }
 
     pub(crate) fn handle_work_done(&mut self, work: Work, heat: &mut Heat, now: Instant) {
-        self.graphs.advance(now, heat.speed());
+        self.graphs.advance(now, heat.speed(), &mut self.link);
         self.graphs.handle_work_done(work, &mut self.link);
         self.pump(heat, now);
     }
@@ -289,7 +290,7 @@ impl Firmware {
 
     /// Heats the stick by what its SHAVEs did since the last time.
     pub(crate) fn warm_now(&mut self, heat: &mut Heat, now: Instant) {
-        self.graphs.advance(now, heat.speed());
+        self.graphs.advance(now, heat.speed(), &mut self.link);
         let ns = now.saturating_since(self.heat_clock).as_nanos() as f64;
         if ns > 0.0 {
             let work = self.graphs.shave_ns() - self.heat_shave_ns;

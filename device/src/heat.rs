@@ -125,10 +125,9 @@ mod tests {
 
     #[test]
     fn a_level_ends_below_its_hysteresis_unless_latched() {
-        for (kind, after) in [
-            (ThrottleLaw::Cliff, ThrottleLevel::None),
-            (ThrottleLaw::Latched, ThrottleLevel::Lower),
-        ] {
+        for (kind, after) in
+            [(ThrottleLaw::Cliff, ThrottleLevel::None), (ThrottleLaw::Latched, ThrottleLevel::Lower)]
+        {
             let mut heat = Heat::new(law(kind), Instant::ZERO);
             heat.advance(at(30), 1.0);
             assert_eq!(heat.level(), ThrottleLevel::Lower);
@@ -144,8 +143,10 @@ mod tests {
 
     #[test]
     fn steps_of_time_do_not_matter() {
-        let (mut one, mut many) =
-            (Heat::new(law(ThrottleLaw::Linear), Instant::ZERO), Heat::new(law(ThrottleLaw::Linear), Instant::ZERO));
+        let (mut one, mut many) = (
+            Heat::new(law(ThrottleLaw::Linear), Instant::ZERO),
+            Heat::new(law(ThrottleLaw::Linear), Instant::ZERO),
+        );
         one.advance(at(25), 0.7);
         (1..=25).for_each(|m| many.advance(at(m), 0.7));
         assert!((one.celsius() - many.celsius()).abs() < 1e-6);

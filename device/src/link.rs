@@ -47,9 +47,16 @@ pub(crate) enum Event<'a> {
     Created(Slot),
     Closed(Slot),
     /// A packet of `size` bytes begins.
-    Begin { slot: Slot, size: usize },
+    Begin {
+        slot: Slot,
+        size: usize,
+    },
     /// Bytes of it. With `last` the packet is complete and its WRITE response is under way.
-    Data { slot: Slot, bytes: &'a [u8], last: bool },
+    Data {
+        slot: Slot,
+        bytes: &'a [u8],
+        last: bool,
+    },
     /// The host released a packet: there may be room for more.
     Released(Slot),
     /// RESET_REQ; the answer is the owner's.
@@ -273,7 +280,8 @@ impl Link {
     }
 
     fn refuse_write(&mut self, request: &Header, now: Instant) {
-        let why = if self.find(request.stream).is_some() { Flags::BUFFER_FULL } else { Flags::NO_SUCH_STREAM };
+        let why =
+            if self.find(request.stream).is_some() { Flags::BUFFER_FULL } else { Flags::NO_SUCH_STREAM };
         self.send_header(request.response(Flags::NACK | why), now);
     }
 
@@ -378,11 +386,6 @@ impl Link {
         if let Some(stream) = self.streams[slot].as_mut() {
             stream.credit = bytes;
         }
-    }
-
-    /// Packets of the host that are not released.
-    pub(crate) fn unreleased(&self, slot: Slot) -> usize {
-        self.streams[slot].as_ref().map_or(0, |s| s.unreleased.len())
     }
 
     /// Packets that wait for the host to release others.

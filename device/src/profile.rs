@@ -159,8 +159,9 @@ impl Profile {
 
     /// A profile from its text; `name` is for messages.
     pub fn parse(name: &str, text: &str) -> Result<Profile> {
-        let bad =
-            |why: String| Error::new(ErrorKind::InvalidInput, "load profile").detail(format!("{name}: {why}"));
+        let bad = |why: String| {
+            Error::new(ErrorKind::InvalidInput, "load profile").detail(format!("{name}: {why}"))
+        };
         let mut profile: Profile = toml::from_str(text)
             .map_err(|e| bad(e.to_string().lines().map(str::trim).collect::<Vec<_>>().join(" ")))?;
         profile.name = name.to_owned();
@@ -193,10 +194,7 @@ impl Profile {
             return Err("memory.firmware_bytes leaves nothing of memory.dram_bytes".into());
         }
         if ![64, 512, 1024].contains(&l.max_packet_bytes) {
-            return Err(format!(
-                "link.max_packet_bytes = {}: expected 64, 512 or 1024",
-                l.max_packet_bytes
-            ));
+            return Err(format!("link.max_packet_bytes = {}: expected 64, 512 or 1024", l.max_packet_bytes));
         }
         for (name, value, low, high) in [
             ("link.bytes_per_s", l.bytes_per_s, 1.0, HUGE),
@@ -249,7 +247,7 @@ mod tests {
     #[test]
     fn a_bad_profile_names_file_and_field() {
         for (from, to, word) in [
-            ("stage_us = 60.0", "stage_us = -1.0", "timing.stage_us"),
+            ("stage_us = 100.0", "stage_us = -1.0", "timing.stage_us"),
             ("[heat]", "[heath]", "heath"),
             ("input_release = \"end\"", "input_release = \"never\"", "never"),
             ("watchdog_s = 12.0", "watchdog_s = nan", "firmware.watchdog_s"),

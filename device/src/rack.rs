@@ -6,6 +6,7 @@
 
 use std::io;
 use std::os::fd::OwnedFd;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
@@ -18,10 +19,12 @@ use ncs2::error::{Error, ErrorKind, Result};
 use ncs2::transport::{Connection, MemoryKind, Port, TransportInfo, pipe};
 use ncs2::wire::WireVersion;
 use parking_lot::{Condvar, Mutex};
-use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
+use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, epoll, eventfd, poll};
 
 use crate::bay::Bay;
-use crate::{Config, Faults, Identity, PreparedCache, Profile, RackOptions, VirtualStats, VirtualStick, Work};
+use crate::{
+    Config, Faults, Identity, PreparedCache, Profile, RackOptions, VirtualStats, VirtualStick, Work,
+};
 
 /// Threads that prepare and execute graphs. One stage of the execute engine uses all cores already; the second lets a
 /// long load and a run go side by side.
@@ -40,6 +43,8 @@ struct Shared {
     clock: Monotonic,
     /// Wakes the server.
     bell: OwnedFd,
+    /// Readable when a connection's host has done something.
+    hosts: Arc<OwnedFd>,
     done: Mutex<Vec<(usize, Work)>>,
     stopped: AtomicBool,
 }
@@ -64,8 +69,9 @@ impl Rack {
         if options.sticks == 0 {
             return Err(Error::new(ErrorKind::InvalidInput, OP).detail("0 sticks: expected at least 1"));
         }
-        let system =
-            |what: &'static str| move |e: io::Error| Error::new(ErrorKind::Unsupported, OP).detail(what).caused_by(e);
+        let system = |what: &'static str| {
+            move |e: io::Error| Error::new(ErrorKind::Unsupported, OP).detail(what).caused_by(e)
+        };
         let config = Arc::new(Config {
             profile: Profile::load(&options.profile)?,
             engine: options.engine,
@@ -76,6 +82,9 @@ impl Rack {
         let bell = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
             .map_err(io::Error::from)
             .map_err(system("no event descriptor"))?;
+        let hosts = epoll::create(epoll::CreateFlags::CLOEXEC)
+            .map_err(io::Error::from)
+            .map_err(system("no epoll descriptor"))?;
         let slot = || {
             let mut stick = VirtualStick::new(Arc::clone(&config), clock.now());
             stick.plug();
@@ -86,6 +95,7 @@ impl Rack {
             config,
             clock,
             bell,
+            hosts: Arc::new(hosts),
             done: Mutex::new(Vec::new()),
             stopped: AtomicBool::new(false),
         });
@@ -155,17 +165,17 @@ pub struct StickHandle {
 impl StickHandle {
     /// Pulls it out of its port.
     pub fn unplug(&self) {
-        self.with(|bay, now| {
+        self.with(|bay, _| {
             bay.stick.unplug();
-            bay.settle(now);
+            bay.settle();
         });
     }
 
     /// Puts it back into its port, unbooted.
     pub fn replug(&self) {
-        self.with(|bay, now| {
+        self.with(|bay, _| {
             bay.stick.plug();
-            bay.settle(now);
+            bay.settle();
         });
     }
 
@@ -173,7 +183,7 @@ impl StickHandle {
     pub fn crash(&self) {
         self.with(|bay, now| {
             bay.stick.crash(now);
-            bay.settle(now);
+            bay.settle();
         });
     }
 
@@ -207,7 +217,7 @@ impl StickHandle {
             let mut faults = bay.stick.faults();
             change(&mut faults);
             bay.stick.set_faults(faults, now);
-            bay.settle(now);
+            bay.settle();
         });
     }
 
@@ -233,7 +243,7 @@ fn connect(shared: &Shared, n: usize, timeout: Duration) -> Result<Connection> {
     // Its own client pings; a stick whose client stopped resets itself, as one booted by `ncs2` would.
     let now = shared.clock.now();
     bay.stick.start_booted(true, now);
-    bay.settle(now);
+    bay.settle();
     while bay.stick.identity() != Some(Identity::Booted) {
         if shared.stopped.load(Ordering::Acquire) {
             return Err(error(ErrorKind::Closed, "the virtual sticks were stopped"));
@@ -256,7 +266,8 @@ fn connect(shared: &Shared, n: usize, timeout: Duration) -> Result<Connection> {
         memory: MemoryKind::InProcess,
         simulated: true,
     };
-    let joined = pipe(info).and_then(|(host, device)| bay.attach(device, link.max_packet_bytes).map(|()| host));
+    let joined = pipe(info)
+        .and_then(|(host, device)| bay.attach(device, link.max_packet_bytes, &shared.hosts).map(|()| host));
     let host = joined.map_err(|e| error(ErrorKind::Unsupported, "no descriptors for a pipe").caused_by(e))?;
     drop(bay);
     shared.wake();
@@ -268,8 +279,17 @@ fn work(shared: &Shared, queue: &Receiver<(usize, Work)>, cache: &PreparedCache)
         if shared.stopped.load(Ordering::Acquire) {
             return;
         }
-        work.perform(cache);
-        shared.done.lock().push((n, work));
+        if catch_unwind(AssertUnwindSafe(|| work.perform(cache))).is_ok() {
+            shared.done.lock().push((n, work));
+        } else {
+            // A defect of the engine. The stick must not just fall silent: it crashes, as firmware would.
+            tracing::error!(stick = n, "virtual stick: the engine panicked");
+            let slot = &shared.bays[n];
+            let mut bay = slot.bay.lock();
+            bay.stick.crash(shared.clock.now());
+            bay.settle();
+            slot.changed.notify_all();
+        }
         shared.wake();
     }
 }
@@ -277,14 +297,13 @@ fn work(shared: &Shared, queue: &Receiver<(usize, Work)>, cache: &PreparedCache)
 struct Server {
     shared: Arc<Shared>,
     jobs: Sender<(usize, Work)>,
-    /// Work that is done, and descriptors to wait on; kept for their capacity.
+    /// Work that is done; kept for its capacity.
     done: Vec<(usize, Work)>,
-    waits: Vec<Arc<OwnedFd>>,
 }
 
 impl Server {
     fn new(shared: Arc<Shared>, jobs: Sender<(usize, Work)>) -> Self {
-        Server { shared, jobs, done: Vec::new(), waits: Vec::new() }
+        Server { shared, jobs, done: Vec::new() }
     }
 
     fn run(mut self) {
@@ -307,26 +326,23 @@ impl Server {
                 slot.bay.lock().stick.handle_work_done(work, now);
             }
         }
-        self.waits.clear();
         let mut deadline = Some(Instant::FAR_FUTURE);
         for (n, slot) in self.shared.bays.iter().enumerate() {
             let mut bay = slot.bay.lock();
-            if bay.serve(self.shared.clock.now()) {
+            // One `now` for all: what falls due while we serve must still count as in the future, or nobody waits for it.
+            let now = self.shared.clock.now();
+            if bay.serve(now) {
                 slot.changed.notify_all();
             }
             while let Some(work) = bay.stick.poll_work() {
                 // The workers outlive the server.
                 let _ = self.jobs.send((n, work));
             }
-            let now = self.shared.clock.now();
             let due = bay.poll_timeout(now).unwrap_or(Instant::FAR_FUTURE);
             if due <= now || bay.arm(now) {
                 deadline = None;
             }
             deadline = deadline.map(|d| d.min(due));
-            if let Some(fd) = bay.descriptor() {
-                self.waits.push(Arc::clone(fd));
-            }
         }
         deadline
     }
@@ -337,9 +353,9 @@ impl Server {
             let left = deadline.saturating_since(now);
             Timespec { tv_sec: left.as_secs() as i64, tv_nsec: i64::from(left.subsec_nanos()) }
         });
-        let mut fds: Vec<PollFd<'_>> = Vec::with_capacity(self.waits.len() + 1);
-        fds.push(PollFd::new(&self.shared.bell, PollFlags::IN));
-        fds.extend(self.waits.iter().map(|fd| PollFd::new(fd, PollFlags::IN)));
+        // poll, not epoll_wait: the latter counts in milliseconds.
+        let mut fds =
+            [PollFd::new(&self.shared.bell, PollFlags::IN), PollFd::new(&self.shared.hosts, PollFlags::IN)];
         // An interrupted or failed wait is a short one.
         let _ = poll(&mut fds, timeout.as_ref());
         if fds[0].revents().contains(PollFlags::IN) {

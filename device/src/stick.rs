@@ -43,7 +43,10 @@ pub enum BusEvent {
 enum State {
     Unplugged,
     /// Between two identities.
-    Away { until: Instant, then: Next },
+    Away {
+        until: Instant,
+        then: Next,
+    },
     Rom(BootRom),
     Up(Box<Firmware>),
 }
@@ -260,7 +263,8 @@ impl VirtualStick {
                 }
             }
             State::Up(firmware) => {
-                if firmware.handle_timeout(&mut self.heat, now) {
+                let leaves = firmware.handle_timeout(&mut self.heat, now);
+                if leaves {
                     self.go_away(Next::Unbooted, now);
                 }
             }

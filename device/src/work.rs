@@ -1,26 +1,47 @@
 //! Computing that the model hands to its face: to be done on worker threads, or inline in simulation.
 
 use std::collections::HashMap;
+use std::fmt;
 use std::sync::{Arc, Weak};
 
-use ncs2::blob::Graph;
+use ncs2::blob::{BlobHash, Graph};
 use parking_lot::Mutex;
 use sha2::{Digest, Sha256};
 
 use crate::Engine;
 use crate::cost::GraphCost;
+use crate::execute::{Arena, Program};
 use crate::profile::Speed;
 
 /// A blob as the stick uses it after ALLOCATE.
-#[derive(Debug)]
 pub(crate) struct Prepared {
-    pub(crate) hash: [u8; 32],
+    pub(crate) hash: BlobHash,
     pub(crate) stages: u32,
     pub(crate) input_bytes: usize,
     pub(crate) output_bytes: usize,
     pub(crate) file_bytes: usize,
     pub(crate) bss_bytes: usize,
     pub(crate) cost: Arc<GraphCost>,
+    /// `None` for the hash engine.
+    program: Option<Program>,
+    /// Executors' memory that is not in use. As many as workers have computed at the same time.
+    arenas: Mutex<Vec<Arena>>,
+}
+
+impl Prepared {
+    fn execute(&self, input: &[u8], output: &mut [u8]) {
+        let Some(program) = &self.program else { return };
+        let known = self.arenas.lock().pop();
+        let mut arena = known.unwrap_or_else(|| program.arena());
+        program.run(&mut arena, input, output);
+        self.arenas.lock().push(arena);
+    }
+}
+
+impl fmt::Debug for Prepared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Prepared({})", self.hash)
+    }
 }
 
 /// Why a blob is refused: text for the debug data and the log.
@@ -32,14 +53,14 @@ pub(crate) enum Refusal {
     Unsupported(String),
 }
 
-/// Prepared blobs of a process by hash: sticks that hold the same graph share one.
+/// Prepared blobs of a process by hash: sticks of one configuration that hold the same graph share one.
 #[derive(Clone, Debug, Default)]
 pub struct PreparedCache(Arc<Mutex<HashMap<[u8; 32], Weak<Prepared>>>>);
 
 #[derive(Debug)]
 pub(crate) enum Task {
     Prepare { blob: Vec<u8>, engine: Engine, speed: Speed, result: Option<Result<Arc<Prepared>, Refusal>> },
-    Execute { input: Vec<u8>, output: Vec<u8> },
+    Execute { graph: Arc<Prepared>, input: Vec<u8>, output: Vec<u8> },
 }
 
 /// One piece of computing. [`Work::perform`] it anywhere, then give it back to the stick that it came from with
@@ -62,42 +83,41 @@ impl Work {
                 // The stick has its own form of it now.
                 *blob = Vec::new();
             }
-            Task::Execute { .. } => {}
+            Task::Execute { graph, input, output } => graph.execute(input, output),
         }
     }
 }
 
-fn prepare(blob: &[u8], engine: Engine, speed: &Speed, cache: &PreparedCache) -> Result<Arc<Prepared>, Refusal> {
+fn prepare(
+    blob: &[u8],
+    engine: Engine,
+    speed: &Speed,
+    cache: &PreparedCache,
+) -> Result<Arc<Prepared>, Refusal> {
     let hash: [u8; 32] = Sha256::digest(blob).into();
     if let Some(known) = cache.0.lock().get(&hash).and_then(Weak::upgrade) {
         return Ok(known);
     }
     let graph = Graph::parse(blob).map_err(|e| Refusal::Invalid(e.to_string()))?;
-    if engine == Engine::Execute {
-        return Err(Refusal::Unsupported("no execute engine".into()));
-    }
+    let program = match engine {
+        Engine::Execute => {
+            Some(Program::prepare(blob, &graph).map_err(|e| Refusal::Unsupported(e.to_string()))?)
+        }
+        Engine::Hash => None,
+    };
     let prepared = Arc::new(Prepared {
-        hash,
+        hash: BlobHash(hash),
         stages: graph.stages.len() as u32,
         input_bytes: graph.input_bytes,
         output_bytes: graph.output_bytes,
         file_bytes: graph.file_bytes,
         bss_bytes: graph.bss_bytes,
         cost: Arc::new(GraphCost::new(&graph, blob, speed)),
+        program,
+        arenas: Mutex::new(Vec::new()),
     });
     let mut known = cache.0.lock();
     known.retain(|_, weak| weak.strong_count() > 0);
     known.insert(hash, Arc::downgrade(&prepared));
     Ok(prepared)
-}
-
-/// Interim until the hash engine is merged.
-pub(crate) fn hash_output(graph: &[u8; 32], sample: &[u8], output: &mut [u8]) {
-    let mut state = graph.iter().chain(sample).fold(0xcbf2_9ce4_8422_2325_u64, |h, &b| {
-        (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3)
-    });
-    for byte in output {
-        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-        *byte = (state >> 56) as u8;
-    }
 }

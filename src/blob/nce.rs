@@ -2,7 +2,7 @@
 use super::BlobError;
 use super::reader::{Parsed, Reader};
 use super::stage::{Activation, Nce, NceDescriptor, NceOp, PoolKind};
-use super::tensor::{DataType, View};
+use super::tensor::{DataType, Location, View};
 
 /// The least words of a descriptor: a convolution with no padding word and no activation.
 const MIN_DESCRIPTOR_BYTES: usize = 4 * 16;
@@ -136,6 +136,9 @@ fn check_operands(nce: &Nce, buffers: &[View]) -> Result<(), String> {
                 view.location, view.dtype
             ));
         }
+    }
+    if matches!(output.location, Location::Input(_) | Location::Blob) {
+        return Err(format!("output in memory that can be written expected, {:?} found", output.location));
     }
     // A batch inside the shape (batch detection off) is pooled as so many more channels; a convolution has N = 1.
     let out_channels = match nce.op {

@@ -188,3 +188,101 @@ fn or_bits(target: &mut [u64], to: usize, source: &[u64], from: usize, len: usiz
         done += take;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::blob::{DataType, Order};
+
+    const BYTES: usize = 4096;
+
+    fn memory() -> Needed {
+        Needed { words: vec![0; BYTES / 2 / 64 + 1], bss_at: 0, outputs_at: Vec::new() }
+    }
+
+    /// A view of CMX that fits, with gaps and of any element type.
+    fn views() -> impl Strategy<Value = View> {
+        let dtype = prop_oneof![Just(DataType::F16), Just(DataType::U8), Just(DataType::F32)];
+        (dtype, prop::array::uniform3(1u32..9), prop::array::uniform2(0u32..3), 0usize..200).prop_map(
+            |(dtype, dims, gaps, offset)| {
+                let size = dtype.bytes() as u32;
+                let row = size * (dims[0] + gaps[0]);
+                let strides = vec![size, row, row * dims[1] + 2 * gaps[1]];
+                let offset = offset * dtype.bytes();
+                let dims = dims.to_vec();
+                View { dtype, order: Order(0x321), dims, strides, location: Location::Cmx, offset }
+            },
+        )
+    }
+
+    /// First bytes of the elements, in the order of the dims, the slow way.
+    fn elements(view: &View) -> Vec<usize> {
+        let mut bytes = Vec::new();
+        for z in 0..view.dims[2] {
+            for y in 0..view.dims[1] {
+                for x in 0..view.dims[0] {
+                    let along = [x, y, z].into_iter().zip(&view.strides).map(|(i, s)| (i * s) as usize);
+                    bytes.push(view.offset + along.sum::<usize>());
+                }
+            }
+        }
+        bytes
+    }
+
+    fn is_set(needed: &Needed, byte: usize, size: usize) -> bool {
+        (byte / 2..=(byte + size - 1) / 2).any(|slot| needed.words[slot / 64] >> (slot % 64) & 1 == 1)
+    }
+
+    proptest! {
+        #[test]
+        fn views_agree_with_the_slow_way(first in views(), second in views()) {
+            let mut budget = Budget::new(1 << 20);
+            let mut needed = memory();
+            needed.mark(&first, &mut budget).expect("steps enough");
+            let marked = needed.words.clone();
+            for byte in elements(&first) {
+                prop_assert!(is_set(&needed, byte, first.dtype.bytes()));
+            }
+
+            // Gather sees exactly what is marked, count as many where an element is one slot.
+            let bits = needed.gather(&second, &mut budget).expect("steps enough");
+            let size = second.dtype.bytes();
+            let mut sum = 0;
+            for (i, byte) in elements(&second).into_iter().enumerate() {
+                let expected = is_set(&needed, byte, size);
+                prop_assert_eq!(bits[i / 64] >> (i % 64) & 1 == 1, expected, "element {}", i);
+                sum += u64::from(expected);
+            }
+            if size == 2 {
+                prop_assert_eq!(needed.count(&second, &mut budget), Some(sum));
+            }
+
+            // Clear and put back: what was marked in the view is marked again.
+            needed.clear(&second, &mut budget).expect("steps enough");
+            for byte in elements(&second) {
+                prop_assert!(!is_set(&needed, byte, size));
+            }
+            needed.scatter(&second, &second.strides, &second, &bits, &mut budget).expect("steps enough");
+            if size == 2 {
+                prop_assert_eq!(needed.words, marked);
+            }
+        }
+    }
+
+    #[test]
+    fn an_empty_budget_stops_the_walk() {
+        let view = View {
+            dtype: DataType::F16,
+            order: Order(0x21),
+            dims: vec![1, 1000],
+            strides: vec![2, 4],
+            location: Location::Cmx,
+            offset: 0,
+        };
+        let mut needed = memory();
+        assert_eq!(needed.mark(&view, &mut Budget::new(500)), None);
+        assert_eq!(needed.mark(&view, &mut Budget::new(5000)), Some(()));
+    }
+}

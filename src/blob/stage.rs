@@ -238,3 +238,16 @@ impl StageKind {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn kinds_have_the_compilers_names() {
+        assert_eq!(StageKind::NCE.name(), Some("MyriadXHwOp"));
+        assert_eq!(StageKind::COPY.name(), Some("Copy"));
+        assert_eq!(StageKind(141).name(), Some("CTCGreedyDecoderSeqLen"));
+        assert_eq!([7, 16, 99, 107, 142, u32::MAX].map(|id| StageKind(id).name()), [None; 6]);
+    }
+}

@@ -3,7 +3,7 @@
 
 use std::fmt;
 use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io::{self, Read, Seek};
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
@@ -92,21 +92,33 @@ impl SharedBytes {
 
     /// The one copy: what `source` gives, at most `limit` bytes and one more, so that the caller sees an excess.
     fn copy_of(source: &mut impl Read, limit: u64) -> io::Result<Self> {
+        Self::copy_into(memory_file(), source, limit)
+    }
+
+    /// Into the memory file if there is one, else onto the heap.
+    fn copy_into(file: io::Result<File>, source: &mut impl Read, limit: u64) -> io::Result<Self> {
         let mut source = source.take(limit.saturating_add(1));
-        let memory = match memory_file() {
+        let memory = match file {
             Ok(mut file) => {
                 let len = io::copy(&mut source, &mut file)?;
-                if len == 0 { Memory::Heap(Box::default()) } else { sealed(&file)? }
+                // An empty file can not be mapped.
+                let map = if len == 0 { Ok(Memory::Heap(Box::default())) } else { sealed(&file) };
+                map.or_else(|error| {
+                    file.rewind()?;
+                    on_heap(&error, &mut file)
+                })?
             }
-            Err(error) => {
-                tracing::debug!(%error, "no sealed memory file, the blob is kept on the heap");
-                let mut bytes = Vec::new();
-                source.read_to_end(&mut bytes)?;
-                Memory::Heap(bytes.into_boxed_slice())
-            }
+            Err(error) => on_heap(&error, &mut source)?,
         };
         Ok(SharedBytes(Arc::new(memory)))
     }
+}
+
+fn on_heap(error: &io::Error, source: &mut impl Read) -> io::Result<Memory> {
+    tracing::debug!(%error, "no sealed memory file, the blob is kept on the heap");
+    let mut bytes = Vec::new();
+    source.read_to_end(&mut bytes)?;
+    Ok(Memory::Heap(bytes.into_boxed_slice()))
 }
 
 fn memory_file() -> io::Result<File> {
@@ -114,8 +126,7 @@ fn memory_file() -> io::Result<File> {
     Ok(File::from(fd))
 }
 
-fn sealed(mut file: &File) -> io::Result<Memory> {
-    file.flush()?;
+fn sealed(file: &File) -> io::Result<Memory> {
     rustix::fs::fcntl_add_seals(
         file,
         SealFlags::SHRINK | SealFlags::GROW | SealFlags::WRITE | SealFlags::SEAL,
@@ -242,4 +253,44 @@ fn too_large(shown: &str, found: u64) -> Error {
 
 fn invalid(shown: &str, error: &BlobError) -> Error {
     Error::new(ErrorKind::InvalidBlob, OP).detail(format!("{shown}: {error}; {REMEDY}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use super::*;
+
+    #[test]
+    fn a_sealed_file_can_not_be_changed() {
+        let mut file = match memory_file() {
+            Ok(file) => file,
+            Err(error) => {
+                let _ = writeln!(std::io::stderr(), "skipped: this kernel refuses memory files: {error}");
+                return;
+            }
+        };
+        file.write_all(b"graph").expect("not sealed yet");
+        let map = SharedBytes(Arc::new(sealed(&file).expect("seals and map")));
+        let seals = rustix::fs::fcntl_get_seals(&file).expect("its seals");
+        assert!(seals.contains(SealFlags::WRITE | SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL));
+        file.rewind().expect("to the start");
+        file.write(b"other").expect_err("sealed against writing");
+        file.set_len(1).expect_err("sealed against shrinking");
+        assert_eq!(map.as_ref(), b"graph");
+        assert!(map.is_sealed());
+    }
+
+    #[test]
+    fn without_memory_files_the_heap_stands_in() {
+        let refused = || Err(io::Error::from(io::ErrorKind::PermissionDenied));
+        let bytes = SharedBytes::copy_into(refused(), &mut &b"graph"[..], 100).expect("a heap copy");
+        assert_eq!((bytes.as_ref(), bytes.is_sealed()), (&b"graph"[..], false));
+    }
+
+    #[test]
+    fn an_excess_is_seen_but_not_read() {
+        let bytes = SharedBytes::copy_of(&mut io::repeat(7), 1000).expect("a copy");
+        assert_eq!(bytes.len(), 1001);
+    }
 }

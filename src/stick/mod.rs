@@ -8,318 +8,326 @@
 //! 3. [`Stick::poll_transmit`] until `None`: each becomes one or two OUT transfers, in this order;
 //! 4. [`Stick::poll_event`] until `None`;
 //! 5. wait, at most until [`Stick::poll_timeout`].
+//!
+//! Order is identity: the n-th output of a FIFO belongs to the n-th TRIGGER of its graph and to nothing else. What
+//! casts doubt on that (a refused TRIGGER, an output of another length, a packet that nobody asked for, a missing
+//! answer) ends the epoch with [`StickEvent::Failed`], and nothing is delivered after it.
 
-use std::time::Duration;
+mod close;
+mod commands;
+mod config;
+mod event;
+mod graphs;
+mod jobs;
+mod open;
+mod tag;
+mod telemetry;
+#[cfg(test)]
+mod tests;
+mod unload;
+
+use std::collections::VecDeque;
+
+pub use config::{GraphKey, JobToken, LoadRequest, Ordering, StickConfig};
+pub use event::{InlineBytes, ReadWant, SendPayload, StickError, StickEvent, Transmit};
+
+use close::ClosePhase;
+use commands::GraphCommands;
+use graphs::GraphSlot;
+use open::OpenPhase;
+use tag::Tag;
+use telemetry::DeviceCommands;
 
 use crate::clock::Instant;
-use crate::wire::{
-    Capabilities, HEADER_LEN, PowerConfig, Status, ThermalStats, VERIFY_HEADER_LEN, WireVersion,
-};
+use crate::wire::{Capabilities, EventKind, Flags, HEADER_LEN, StreamId};
+use crate::xlink::{Link, LinkError, LinkEvent, LinkFault, LinkWant};
 
-/// Order of what is sent (ARCHITECTURE section 6).
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash, Default)]
-pub enum Ordering {
-    /// As the vendor's client: one graph command in flight per stick, each step waits for the one before.
-    #[default]
-    Vendor,
-    /// Input, TRIGGER, acks and releases go out without waiting, inside the credits.
-    Pipelined,
-}
-
-/// Settings of one stick's protocol engine.
-#[derive(Clone, Debug)]
-pub struct StickConfig {
-    /// Wire variant of the firmware.
-    pub version: WireVersion,
-    /// Order of what is sent.
-    pub ordering: Ordering,
-    /// Power setting sent at open.
-    pub power: PowerConfig,
-    /// Watchdog ping period; `None` sends none (boot with the watchdog patch off, then).
-    pub watchdog: Option<Duration>,
-    /// Longest silence of the link while an answer from the link layer (ack, pong) is due.
-    pub link_timeout: Duration,
-    /// Longest wait for a command's reply or status; uploads get extra time by their size.
-    pub command_timeout: Duration,
-}
-
-impl Default for StickConfig {
-    fn default() -> Self {
-        StickConfig {
-            version: WireVersion::V1,
-            ordering: Ordering::Vendor,
-            power: PowerConfig::Full,
-            watchdog: Some(Duration::from_secs(1)),
-            link_timeout: Duration::from_secs(2),
-            command_timeout: Duration::from_secs(5),
-        }
-    }
-}
-
-/// The owner's name for a graph on this stick. Chosen by the owner, unique on the stick until unloaded.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash, PartialOrd, Ord)]
-pub struct GraphKey(pub u64);
-
-/// The owner's name for one inference. Unique among those in flight.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash, PartialOrd, Ord)]
-pub struct JobToken(pub u64);
-
-/// What the stick needs to know of a blob to load it; the bytes themselves stay with the owner.
-#[derive(Clone, Debug)]
-pub struct LoadRequest {
-    /// The owner's name.
-    pub key: GraphKey,
-    /// The blob's first bytes, sent by VERIFY.
-    pub header: [u8; VERIFY_HEADER_LEN],
-    /// Size of the whole blob.
-    pub blob_bytes: u32,
-    /// Bytes of an input FIFO element.
-    pub input_bytes: u32,
-    /// Bytes of an output FIFO element.
-    pub output_bytes: u32,
-    /// Stages, for the length of timing data.
-    pub stages: u32,
-    /// Executors (throughput streams), 1 to 3.
-    pub executors: u32,
-    /// Elements of each FIFO: the most inferences in flight. The vendor uses 2 × executors.
-    pub fifo_elements: u32,
-}
-
-/// Bytes to send after a header.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub enum SendPayload {
-    /// Header only.
-    None,
-    /// A command or other small packet, at most 132 bytes.
-    Inline(InlineBytes),
-    /// The input tensor of this job, whole.
-    Tensor(JobToken),
-    /// The blob of this graph, whole.
-    Blob(GraphKey),
-}
-
-/// A small packet by value.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub struct InlineBytes {
-    bytes: [u8; Self::CAPACITY],
-    len: u8,
-}
-
-impl InlineBytes {
-    /// Longest packet that travels inline: the VERIFY header.
-    pub const CAPACITY: usize = VERIFY_HEADER_LEN;
-
-    /// Copies `bytes`; `None` when they are longer than [`Self::CAPACITY`].
-    pub fn new(bytes: &[u8]) -> Option<Self> {
-        let mut inline = InlineBytes { bytes: [0; Self::CAPACITY], len: u8::try_from(bytes.len()).ok()? };
-        inline.bytes.get_mut(..bytes.len())?.copy_from_slice(bytes);
-        Some(inline)
-    }
-
-    /// The bytes.
-    pub fn as_slice(&self) -> &[u8] {
-        &self.bytes[..usize::from(self.len)]
-    }
-}
-
-impl std::fmt::Debug for InlineBytes {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{:02x?}", self.as_slice())
-    }
-}
-
-/// One thing to send: a header and, in a transfer of its own, a payload.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Transmit {
-    /// 84 bytes.
-    pub header: [u8; HEADER_LEN],
-    /// What follows.
-    pub payload: SendPayload,
-}
-
-/// What the next bytes from the stick are, so that the owner can choose where to read them to.
+/// Where the stick is in its life.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum ReadWant {
-    /// The rest of an event header.
-    Header {
-        /// Bytes until it is complete.
-        missing: usize,
-    },
-    /// The rest of a small packet, or of one to be thrown away: give it to [`Stick::handle_in`].
-    Packet {
-        /// Bytes until it is complete.
-        missing: usize,
-    },
-    /// The rest of this job's output: read it into the job's buffer at `offset`, then [`Stick::handle_tensor_in`].
-    Tensor {
-        /// Whose output.
-        job: JobToken,
-        /// Bytes of it that have come.
-        offset: usize,
-        /// Bytes until it is complete.
-        missing: usize,
-    },
-}
-
-/// What happened.
-#[derive(Clone, PartialEq, Debug)]
-#[non_exhaustive]
-pub enum StickEvent {
-    /// Ready for commands.
-    Opened(Capabilities),
-    /// The graph is on the stick and its FIFOs are allocated.
-    Loaded(GraphKey),
-    /// The graph was refused; the stick goes on. Its memory is given back.
-    LoadFailed(GraphKey, StickError),
-    /// The graph and its FIFOs are gone.
-    Unloaded(GraphKey),
-    /// The stick accepted this job: it is queued on its executor.
-    Triggered(JobToken),
-    /// The stick has released this job's input element.
-    InputReleased(JobToken),
-    /// This job's output is complete in the owner's buffer. It ends the job.
-    Done(JobToken),
-    /// This job ended without an answer, and its graph needs no repair.
-    Refused(JobToken, StickError),
-    /// Answer to [`Stick::request_thermal`].
-    Thermal(ThermalStats),
-    /// Answer to [`Stick::request_used_memory`]: bytes.
-    UsedMemory(u32),
-    /// Answer to [`Stick::request_timing`]: milliseconds per stage, then receive time, then total.
-    Timing(GraphKey, Vec<f32>),
-    /// Answer to [`Stick::request_debug`].
-    Debug(GraphKey, String),
-    /// Everything is closed and RESET was sent; the stick leaves the bus now.
+enum Phase {
+    Connected,
+    Opening(OpenPhase),
+    Open,
+    Closing(ClosePhase),
     Closed,
-    /// The epoch or the link ended. Nothing of it is delivered any more: every job in flight is lost, buffers may be
-    /// taken back once their transfers are reaped, and the stick must be reset before it works again.
-    Failed(StickError),
+    Failed,
 }
 
-/// Why a command or the link failed.
-#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum StickError {
-    /// The stick refused a command.
-    #[error("{step}: the stick answered {status:?} ({})", status.code())]
-    Status {
-        /// Which command.
-        step: &'static str,
-        /// Its answer.
-        status: Status,
-    },
-    /// No answer in time.
-    #[error("{step}: no answer within {after:?}")]
-    Timeout {
-        /// What was waited for.
-        step: &'static str,
-        /// How long.
-        after: Duration,
-    },
-    /// Something that the protocol does not allow; what came next would be guesswork.
-    #[error("{step}: {problem}")]
-    Protocol {
-        /// Where.
-        step: &'static str,
-        /// What.
-        problem: String,
-    },
-    /// The stick has no room: by its capabilities, or because a stream was refused.
-    #[error("{step}: out of memory on the stick")]
-    OutOfMemory {
-        /// Where.
-        step: &'static str,
-    },
-    /// The owner asked for something that this state does not allow.
-    #[error("{0}")]
-    Invalid(&'static str),
-    /// As many inferences in flight as the FIFO holds; try again after a `Done`.
-    #[error("the graph's FIFO is full")]
-    Full,
+/// The output that is being received.
+#[derive(Clone, Copy, Debug)]
+struct IncomingOutput {
+    graph: u32,
+    token: JobToken,
 }
 
 /// Protocol engine of one stick.
 #[derive(Debug)]
 pub struct Stick {
-    _config: StickConfig,
+    config: StickConfig,
+    link: Link<SendPayload, Tag>,
+    phase: Phase,
+    events: VecDeque<StickEvent>,
+    capabilities: Option<Capabilities>,
+    device_monitor: Option<StreamId>,
+    graph_monitor: Option<StreamId>,
+    device: DeviceCommands,
+    commands: GraphCommands,
+    graphs: Vec<GraphSlot>,
+    next_graph: u32,
+    next_fifo: u32,
+    incoming: Option<IncomingOutput>,
+    /// `close` was called before the stick was open.
+    close_wanted: bool,
 }
 
-#[allow(unused_variables, missing_docs, reason = "contract; bodies by the stick author")]
 impl Stick {
     /// A stick that was just connected. Nothing is sent before [`Stick::open`].
     pub fn new(config: StickConfig) -> Self {
-        Stick { _config: config }
+        Stick {
+            link: Link::new(config.link_timeout),
+            config,
+            phase: Phase::Connected,
+            events: VecDeque::with_capacity(64),
+            capabilities: None,
+            device_monitor: None,
+            graph_monitor: None,
+            device: DeviceCommands::default(),
+            commands: GraphCommands::default(),
+            graphs: Vec::new(),
+            next_graph: 0,
+            next_fifo: 0,
+            incoming: None,
+            close_wanted: false,
+        }
     }
-    /// PING, monitors, capabilities, power: ends in `Opened` or `Failed`.
-    pub fn open(&mut self, now: Instant) {
-        unreachable!()
-    }
-    /// VERIFY, ALLOCATE, ALLOCATION_VERIFY, two FIFOs: ends in `Loaded` or `LoadFailed`. Loads may overlap inferences.
-    pub fn load(&mut self, request: LoadRequest, now: Instant) -> Result<(), StickError> {
-        unreachable!()
-    }
-    /// Ends in `Unloaded`. Jobs in flight on it are completed first.
-    pub fn unload(&mut self, key: GraphKey, now: Instant) -> Result<(), StickError> {
-        unreachable!()
-    }
-    /// True when [`Stick::infer`] would accept a job now.
-    pub fn can_infer(&self, key: GraphKey) -> bool {
-        unreachable!()
-    }
-    /// Sends the job's input and triggers. `deadline`: when the output must be there, else the epoch ends.
-    /// [`StickError::Full`] when as many jobs as FIFO elements are in flight.
-    pub fn infer(
-        &mut self,
-        key: GraphKey,
-        job: JobToken,
-        deadline: Instant,
-        now: Instant,
-    ) -> Result<(), StickError> {
-        unreachable!()
-    }
-    pub fn request_thermal(&mut self, now: Instant) {
-        unreachable!()
-    }
-    pub fn request_used_memory(&mut self, now: Instant) {
-        unreachable!()
-    }
-    pub fn request_timing(&mut self, key: GraphKey, now: Instant) -> Result<(), StickError> {
-        unreachable!()
-    }
-    pub fn request_debug(&mut self, key: GraphKey, now: Instant) -> Result<(), StickError> {
-        unreachable!()
-    }
-    /// Unloads everything, closes the streams, sends RESET: ends in `Closed` (or `Failed` by its deadline).
-    pub fn close(&mut self, now: Instant) {
-        unreachable!()
-    }
+
+    // ---- inputs -----------------------------------------------------------------------------------------------
+
     /// What the next bytes are.
     pub fn read_want(&self) -> ReadWant {
-        unreachable!()
+        match (self.link.want(), self.incoming) {
+            (LinkWant::Header(missing), _) => ReadWant::Header { missing },
+            (LinkWant::Element { offset, missing, .. }, Some(incoming)) => {
+                ReadWant::Tensor { job: incoming.token, offset, missing }
+            }
+            (LinkWant::Packet(missing) | LinkWant::Element { missing, .. }, _) => {
+                ReadWant::Packet { missing }
+            }
+        }
     }
-    /// Bytes of a header or packet, at most as many as `read_want` says are missing.
+
+    /// Bytes of headers and packets, at most until a tensor begins ([`Stick::read_want`] says when).
     pub fn handle_in(&mut self, bytes: &[u8], now: Instant) {
-        unreachable!()
+        let mut rest = bytes;
+        while !rest.is_empty() && self.is_alive() {
+            let (taken, event) = self.link.handle_in(rest, now);
+            if taken == 0 {
+                self.fail(StickError::Invalid("the owner gave an output's bytes to handle_in"));
+            }
+            rest = &rest[taken..];
+            if let Some(event) = event {
+                self.handle_link_event(event, now);
+            }
+            self.settle(now);
+        }
     }
+
     /// `bytes` more bytes of the current tensor lie in the job's buffer.
     pub fn handle_tensor_in(&mut self, bytes: usize, now: Instant) {
-        unreachable!()
+        if !self.is_alive() {
+            return;
+        }
+        if let Some(event) = self.link.handle_element_in(bytes) {
+            self.handle_link_event(event, now);
+        }
+        self.settle(now);
     }
+
     /// The transport failed or the stick left the bus.
     pub fn handle_link_down(&mut self, now: Instant) {
-        unreachable!()
+        let _ = now;
+        match self.phase {
+            // RESET makes the stick leave, with or without an answer.
+            Phase::Closing(ClosePhase::Reset { sent: true }) => self.closed(),
+            _ => self.fail(StickError::Gone),
+        }
     }
+
     /// Call when `now` has reached [`Stick::poll_timeout`]; harmless at other times.
     pub fn handle_timeout(&mut self, now: Instant) {
-        unreachable!()
+        if !self.is_alive() {
+            return;
+        }
+        self.link.handle_timeout(now);
+        self.judge_commands(now);
+        self.judge_device(now);
+        self.judge_jobs(now);
+        self.ping_when_due(now);
+        self.settle(now);
     }
+
+    // ---- outputs ----------------------------------------------------------------------------------------------
+
+    /// The next thing to send.
     pub fn poll_transmit(&mut self, now: Instant) -> Option<Transmit> {
-        unreachable!()
+        if !self.is_alive() {
+            return None;
+        }
+        let out = self.link.poll_transmit(now)?;
+        match out.tag {
+            Some(Tag::Command { seq, purpose }) => self.command_sent(seq, purpose),
+            Some(Tag::Device(op)) => self.device.sent(op),
+            Some(Tag::Input { graph, job }) => self.input_sent(graph, job, now),
+            Some(Tag::Reset) => self.phase = Phase::Closing(ClosePhase::Reset { sent: true }),
+            _ => {}
+        }
+        Some(Transmit { header: out.header, payload: out.payload.unwrap_or(SendPayload::None) })
     }
+
+    /// The next event.
     pub fn poll_event(&mut self) -> Option<StickEvent> {
-        unreachable!()
+        self.events.pop_front()
     }
+
+    /// When [`Stick::handle_timeout`] wants to be called.
     pub fn poll_timeout(&self) -> Option<Instant> {
-        unreachable!()
+        if !self.is_alive() {
+            return None;
+        }
+        let mut next = self.link.poll_timeout();
+        for candidate in [self.commands_deadline(), self.device.deadline(), self.jobs_deadline()] {
+            next = next.into_iter().chain(candidate).min();
+        }
+        next.into_iter().chain(self.ping_due()).min()
+    }
+
+    // ---- inside -----------------------------------------------------------------------------------------------
+
+    fn is_alive(&self) -> bool {
+        !matches!(self.phase, Phase::Closed | Phase::Failed)
+    }
+
+    /// Ends the epoch. Events that were earned before stay.
+    fn fail(&mut self, error: StickError) {
+        if !self.is_alive() {
+            return;
+        }
+        self.phase = Phase::Failed;
+        self.forget();
+        self.events.push_back(StickEvent::Failed(error));
+    }
+
+    fn closed(&mut self) {
+        self.phase = Phase::Closed;
+        self.forget();
+        self.events.push_back(StickEvent::Closed);
+    }
+
+    fn forget(&mut self) {
+        self.link.kill();
+        self.graphs.clear();
+        self.commands = GraphCommands::default();
+        self.device = DeviceCommands::default();
+        self.incoming = None;
+    }
+
+    /// Until when a command that is given now has its reply: what lies before it on the wire has its time first.
+    fn command_deadline(&self, now: Instant) -> Instant {
+        self.link.wire_free(now) + self.config.command_timeout
+    }
+
+    /// Our own request was not taken by the link: a hole in this room's bookkeeping, said rather than panicked over.
+    fn check(&mut self, step: &'static str, result: Result<(), LinkError>) {
+        if let Err(error) = result {
+            self.fail(StickError::Protocol { step, problem: error.to_string() });
+        }
+    }
+
+    /// What has become possible since the last input.
+    fn settle(&mut self, now: Instant) {
+        if let Some(fault) = self.link.take_fault() {
+            self.fail(error_of_fault(fault));
+        }
+        if !self.is_alive() {
+            return;
+        }
+        self.unload_drained(now);
+        self.load_next(now);
+        self.advance_closing(now);
+    }
+
+    fn handle_link_event(&mut self, event: LinkEvent<Tag>, now: Instant) {
+        match event {
+            LinkEvent::Answered(tag) => self.handle_answer(tag, now),
+            LinkEvent::Refused(tag, flags) => self.handle_create_refused(tag, flags, now),
+            LinkEvent::Packet(stream) => {
+                let packet = self.link.take_packet();
+                self.handle_packet(stream, &packet, now);
+                self.link.reuse_packet(packet);
+            }
+            LinkEvent::ElementBegun(stream, size) => self.output_begun(stream, size),
+            LinkEvent::ElementDone(_) => self.output_done(now),
+            LinkEvent::Released(stream) => self.input_released(stream),
+        }
+    }
+
+    fn handle_answer(&mut self, tag: Tag, now: Instant) {
+        match tag {
+            Tag::Ping | Tag::CreateDeviceMonitor | Tag::CreateGraphMonitor => self.advance_opening(tag, now),
+            Tag::Device(op) => self.device_acked(op, now),
+            Tag::DeviceRelease(op) => self.device_released(op, now),
+            Tag::Watchdog => self.device.pong(),
+            Tag::Create { graph, part } => self.part_created(graph, part, now),
+            Tag::Close { graph, part } => self.part_closed(graph, part, now),
+            Tag::Command { seq, .. } => self.command_acked(seq, now),
+            Tag::Follow { seq, .. } => self.follow_acked(seq, now),
+            Tag::Release { seq, .. } => self.reply_released(seq, now),
+            Tag::Input { graph, job } => self.input_acked(graph, job, now),
+            Tag::OutputRelease { graph } => self.output_released(graph),
+            Tag::Goodbye { graph } => self.goodbye_said(graph, now),
+            Tag::CloseDeviceMonitor | Tag::CloseGraphMonitor | Tag::Reset => self.closing_answered(tag, now),
+            Tag::Unwaited(_) => {}
+        }
+    }
+
+    fn handle_create_refused(&mut self, tag: Tag, flags: Flags, now: Instant) {
+        let step = tag.step();
+        let error = if flags.contains(Flags::SIZE_TOO_BIG) && !flags.contains(Flags::NACK) {
+            StickError::OutOfMemory { step }
+        } else {
+            StickError::Protocol { step, problem: format!("refused with flags {flags:?}") }
+        };
+        match tag {
+            Tag::Create { graph, part } => self.part_refused(graph, part, error, now),
+            _ => self.fail(error),
+        }
+    }
+
+    fn handle_packet(&mut self, stream: StreamId, packet: &[u8], now: Instant) {
+        if Some(stream) == self.device_monitor {
+            self.device_reply(packet, now);
+        } else if Some(stream) == self.graph_monitor {
+            self.monitor_packet(packet, now);
+        } else {
+            self.buffer_packet(stream, packet, now);
+        }
     }
 }
+
+fn error_of_fault(fault: LinkFault<Tag>) -> StickError {
+    let step = |tag: Option<Tag>, kind: EventKind| match (tag, kind) {
+        (Some(tag), _) => tag.step(),
+        (None, EventKind::ReadRelease) => "release of a packet",
+        (None, _) => "link",
+    };
+    match fault {
+        LinkFault::Timeout { kind, tag, after } => StickError::Timeout { step: step(tag, kind), after },
+        LinkFault::Refused { kind, tag, flags } => StickError::Protocol {
+            step: step(tag, kind),
+            problem: format!("{kind:?} refused with flags {flags:?}"),
+        },
+        LinkFault::Protocol(problem) => StickError::Protocol { step: "link", problem },
+    }
+}
+
+const _: () = assert!(HEADER_LEN == 84, "variant V1 is the only one that this engine speaks");

@@ -1,0 +1,317 @@
+//! Transfers of one stick: what each buffer on its way is, small recycled buffers, and the posted IN transfer.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use super::jobs::slot_index;
+use super::{End, Failure, Pipeline};
+use crate::clock::Instant;
+use crate::stick::{InlineBytes, ReadWant, SendPayload, StickError, Transmit};
+use crate::transport::{Buffer, Completion, Direction, Rejected, Transfer, TransferError};
+use crate::wire::HEADER_LEN;
+
+/// Holds a header or an inline packet.
+const SMALL_BYTES: usize =
+    if InlineBytes::CAPACITY > HEADER_LEN { InlineBytes::CAPACITY } else { HEADER_LEN };
+
+/// When to try a transfer again that the transport had no memory for, if no completion says so first.
+const BUSY_RETRY: Duration = Duration::from_millis(1);
+
+/// What a transfer's buffer is; travels in its token.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Cargo {
+    /// A small buffer.
+    Small,
+    /// The blob.
+    Blob,
+    /// The input of the job in this slot.
+    Input(u32),
+    /// The scratch buffer.
+    Scratch,
+    /// The output of the job in this slot.
+    Output(u32),
+}
+
+impl Cargo {
+    fn token(self) -> u64 {
+        let (kind, index) = match self {
+            Cargo::Small => (0, 0),
+            Cargo::Blob => (1, 0),
+            Cargo::Input(index) => (2, index),
+            Cargo::Scratch => (3, 0),
+            Cargo::Output(index) => (4, index),
+        };
+        kind << 32 | u64::from(index)
+    }
+
+    fn of(token: u64) -> Self {
+        let index = (token & 0xFFFF_FFFF) as u32;
+        match token >> 32 {
+            1 => Cargo::Blob,
+            2 => Cargo::Input(index),
+            3 => Cargo::Scratch,
+            4 => Cargo::Output(index),
+            _ => Cargo::Small,
+        }
+    }
+}
+
+/// Buffers and queues of the transfers.
+pub(super) struct Transfers {
+    /// With the transport.
+    pub(super) outstanding: usize,
+    /// Set while the transport has no memory: when to try again.
+    pub(super) blocked_until: Option<Instant>,
+    /// To be submitted before anything else, in order.
+    backlog: VecDeque<Transfer>,
+    in_posted: bool,
+    /// One packet long, where headers and small packets are read to; `None` while it is lent.
+    scratch: Option<Buffer>,
+    /// Bytes that came behind a tensor.
+    spill: Vec<u8>,
+    small: Vec<Buffer>,
+    packet: usize,
+}
+
+impl Transfers {
+    pub(super) fn new(max_packet_bytes: usize) -> Self {
+        let packet = max_packet_bytes.max(HEADER_LEN);
+        Transfers {
+            outstanding: 0,
+            blocked_until: None,
+            backlog: VecDeque::with_capacity(8),
+            in_posted: false,
+            scratch: Some(Buffer::zeroed(packet)),
+            spill: Vec::with_capacity(packet),
+            small: Vec::with_capacity(64),
+            packet,
+        }
+    }
+
+    pub(super) fn unblock(&mut self, now: Instant) {
+        self.blocked_until = self.blocked_until.filter(|until| *until > now);
+    }
+
+    pub(super) fn take_unsent(&mut self) -> Option<Transfer> {
+        self.backlog.pop_front()
+    }
+
+    fn small_transfer(&mut self, bytes: &[u8]) -> Transfer {
+        let mut buffer = self.small.pop().unwrap_or_else(|| Buffer::zeroed(SMALL_BYTES));
+        if let Some(to) = buffer.as_mut_slice() {
+            to[..bytes.len()].copy_from_slice(bytes);
+        }
+        Transfer { direction: Direction::Out, buffer, range: 0..bytes.len(), token: Cargo::Small.token() }
+    }
+}
+
+impl<T> Pipeline<T> {
+    /// The next transfer to submit.
+    pub fn poll_transfer(&mut self, now: Instant) -> Option<Transfer> {
+        if self.end.is_some() || self.transfers.blocked_until.is_some() {
+            return None;
+        }
+        let next = match self.transfers.backlog.pop_front() {
+            Some(transfer) => Some(transfer),
+            None => self.next_in(now).or_else(|| self.next_out(now)),
+        };
+        self.transfers.outstanding += usize::from(next.is_some());
+        next
+    }
+
+    /// Posts the one IN transfer, to where the next bytes belong.
+    fn next_in(&mut self, now: Instant) -> Option<Transfer> {
+        if self.transfers.in_posted {
+            return None;
+        }
+        let packet = self.transfers.packet;
+        if let ReadWant::Tensor { job, offset, missing } = self.stick.read_want()
+            && missing > 0
+            && let Some(slot) = self.slots.find(job)
+        {
+            slot.first_byte.get_or_insert(now);
+            let end = offset + missing.next_multiple_of(packet);
+            if let Some(output) = slot.output.as_mut().filter(|o| !o.is_lent() && end <= o.len())
+                && let Some(buffer) = output.lend()
+            {
+                self.transfers.in_posted = true;
+                let token = Cargo::Output(slot_index(job)).token();
+                return Some(Transfer { direction: Direction::In, buffer, range: offset..end, token });
+            }
+        }
+        let buffer = self.transfers.scratch.take()?;
+        self.transfers.in_posted = true;
+        Some(Transfer { direction: Direction::In, buffer, range: 0..packet, token: Cargo::Scratch.token() })
+    }
+
+    fn next_out(&mut self, now: Instant) -> Option<Transfer> {
+        let Transmit { header, payload } = self.stick.poll_transmit(now)?;
+        let first = self.transfers.small_transfer(&header);
+        let second = match payload {
+            SendPayload::None => return Some(first),
+            SendPayload::Inline(bytes) => Some(self.transfers.small_transfer(bytes.as_slice())),
+            SendPayload::Tensor(job) => self.slots.find(job).and_then(|slot| {
+                let buffer = slot.job.input.lend()?;
+                let range = 0..slot.job.input.len();
+                let token = Cargo::Input(slot_index(job)).token();
+                Some(Transfer { direction: Direction::Out, buffer, range, token })
+            }),
+            SendPayload::Blob(key) => self.blob_of(key).map(|blob| {
+                let buffer = Buffer::shared(blob);
+                let range = 0..buffer.len();
+                Transfer { direction: Direction::Out, buffer, range, token: Cargo::Blob.token() }
+            }),
+        };
+        match second {
+            Some(second) => {
+                self.transfers.backlog.push_back(second);
+                Some(first)
+            }
+            None => {
+                // A header without its payload would end the link's sense: send neither.
+                self.take_buffer_back(first);
+                let error = StickError::Invalid("the stick asked for bytes that the pipeline does not have");
+                self.abort(Failure::Stick(error), now);
+                None
+            }
+        }
+    }
+
+    /// The transport did not accept a transfer.
+    pub fn handle_rejected(&mut self, rejected: Rejected, now: Instant) {
+        self.transfers.outstanding -= 1;
+        if rejected.reason == TransferError::Busy && self.end.is_none() {
+            // In front, to keep the order; tried again after a completion, or soon.
+            self.transfers.backlog.push_front(rejected.transfer);
+            self.transfers.blocked_until = Some(now + BUSY_RETRY);
+            return;
+        }
+        let direction = rejected.transfer.direction;
+        self.take_buffer_back(rejected.transfer);
+        self.transfer_failed(direction, rejected.reason, now);
+    }
+
+    /// A transfer has finished.
+    pub fn handle_completion(&mut self, completion: Completion, now: Instant) {
+        let Completion { transfer, actual, result } = completion;
+        // After `handle_abandon` late ones may come; their memory is accounted for already.
+        self.transfers.outstanding = self.transfers.outstanding.saturating_sub(1);
+        self.transfers.blocked_until = None;
+        let Transfer { direction, range, token, .. } = &transfer;
+        let (direction, range, cargo) = (*direction, range.clone(), Cargo::of(*token));
+        let asked = range.len();
+        self.take_buffer_back(transfer);
+        match result {
+            Ok(()) if self.end.is_some() => {}
+            Ok(()) => match cargo {
+                Cargo::Scratch => self.read_scratch(actual.min(asked), now),
+                Cargo::Output(index) => self.read_output(index, range.start, actual.min(asked), now),
+                _ if actual < asked => self.transfer_failed(direction, TransferError::Io(0), now),
+                Cargo::Input(_) => self.deliver(),
+                _ => {}
+            },
+            Err(error) => self.transfer_failed(direction, error, now),
+        }
+        self.settle(now);
+    }
+
+    fn transfer_failed(&mut self, direction: Direction, error: TransferError, now: Instant) {
+        if self.end.is_none() {
+            // Leaving the bus is what a closed stick does; the engine knows which it is.
+            self.stick.handle_link_down(now);
+            let mut closed = false;
+            while let Some(event) = self.stick.poll_event() {
+                use crate::stick::StickEvent::{Closed, Failed};
+                match event {
+                    Closed => closed = true,
+                    Failed(_) => {}
+                    other => self.handle_stick_event(other, now),
+                }
+            }
+            let end = if closed { End::Closed } else { End::Failed(Failure::Transfer { direction, error }) };
+            self.finish(end);
+        }
+        self.settle(now);
+    }
+
+    /// Puts a transfer's buffer to where it came from.
+    pub(super) fn take_buffer_back(&mut self, transfer: Transfer) {
+        let Transfer { direction, buffer, token, .. } = transfer;
+        if direction == Direction::In {
+            self.transfers.in_posted = false;
+        }
+        // A transport that lost the buffer gives an empty one: it must not come into use again.
+        match Cargo::of(token) {
+            Cargo::Small if buffer.len() == SMALL_BYTES => self.transfers.small.push(buffer),
+            Cargo::Scratch if buffer.len() == self.transfers.packet => self.transfers.scratch = Some(buffer),
+            Cargo::Input(index) => {
+                if let Some(slot) = self.slots.at(index) {
+                    slot.job.input.restore(buffer);
+                }
+            }
+            Cargo::Output(index) => {
+                if let Some(output) = self.slots.at(index).and_then(|s| s.output.as_mut()) {
+                    output.restore(buffer);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn read_scratch(&mut self, bytes: usize, now: Instant) {
+        if let Some(scratch) = self.transfers.scratch.take() {
+            self.read(&scratch.as_slice()[..bytes], now);
+            self.transfers.scratch = Some(scratch);
+        }
+    }
+
+    /// `bytes` lie in the job's output buffer from `offset` on; those beyond the tensor's end belong to what follows.
+    fn read_output(&mut self, index: u32, offset: usize, bytes: usize, now: Instant) {
+        let ReadWant::Tensor { job, missing, .. } = self.stick.read_want() else {
+            // The engine gave up on the tensor meanwhile; then it has failed and says so.
+            return;
+        };
+        debug_assert_eq!(slot_index(job), index, "the posted transfer is for the tensor that is wanted");
+        let own = bytes.min(missing);
+        let mut spill = std::mem::take(&mut self.transfers.spill);
+        spill.clear();
+        if let Some(output) = self.slots.at(index).and_then(|s| s.output.as_ref()) {
+            spill.extend_from_slice(output.as_slice().get(offset + own..offset + bytes).unwrap_or(&[]));
+        }
+        self.stick.handle_tensor_in(own, now);
+        self.read(&spill, now);
+        self.transfers.spill = spill;
+    }
+
+    /// Reads a run of the stream.
+    fn read(&mut self, mut bytes: &[u8], now: Instant) {
+        while !bytes.is_empty() && self.end.is_none() {
+            let (ReadWant::Header { missing }
+            | ReadWant::Packet { missing }
+            | ReadWant::Tensor { missing, .. }) = self.stick.read_want();
+            let (now_bytes, rest) = bytes.split_at(missing.min(bytes.len()));
+            if now_bytes.is_empty() {
+                let error = StickError::Invalid("bytes came where the protocol engine wanted none");
+                self.abort(Failure::Stick(error), now);
+                return;
+            }
+            match self.stick.read_want() {
+                ReadWant::Tensor { job, offset, .. } => {
+                    let Some(slot) = self.slots.find(job) else { return };
+                    slot.first_byte.get_or_insert(now);
+                    if let Some(output) = slot.output.as_mut()
+                        && let Some(to) = output.as_mut_slice().get_mut(offset..offset + now_bytes.len())
+                    {
+                        to.copy_from_slice(now_bytes);
+                    }
+                    self.stick.handle_tensor_in(now_bytes.len(), now);
+                }
+                _ => self.stick.handle_in(now_bytes, now),
+            }
+            while let Some(event) = self.stick.poll_event() {
+                self.handle_stick_event(event, now);
+            }
+            bytes = rest;
+        }
+    }
+}

@@ -1,0 +1,333 @@
+//! All sticks as one: bring-up, statistics, close.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use crossbeam_channel::bounded;
+use parking_lot::{Condvar, Mutex};
+
+use super::config::{FleetConfig, LoadOptions};
+use super::core::{CLOSE_GRACE, Core, Phase, Record, Shared, StickShared, cancelled};
+use super::graph::{self, Graph};
+use super::inbox::{Command, Inbox};
+use super::ticket::Slots;
+use super::worker::Worker;
+use super::{FleetStats, StickState, StickStats};
+use crate::blob::Blob;
+use crate::clock::{Clock, Instant, Monotonic};
+use crate::error::{Error, ErrorKind, Result};
+use crate::id::StickId;
+use crate::pool::{Pool, ceiling_for_host};
+use crate::stats::{Latency, StageTimes};
+use crate::transport::{Port, Reactor, ReactorKind};
+
+/// Assembles a fleet.
+#[derive(Default)]
+pub struct FleetBuilder {
+    ports: Vec<Port>,
+    config: FleetConfig,
+}
+
+impl FleetBuilder {
+    /// Adds a stick.
+    #[must_use]
+    pub fn port(mut self, port: Port) -> Self {
+        self.ports.push(port);
+        self
+    }
+
+    /// Replaces the settings.
+    #[must_use]
+    pub fn config(mut self, config: FleetConfig) -> Self {
+        self.config = config;
+        self
+    }
+
+    /// Connects all ports at the same time. Succeeds when at least one stick is ready; the failures are in the stats.
+    ///
+    /// # Errors
+    /// The first port's error when no stick is ready, `NotFound` when there is no port, `InvalidInput` when two have
+    /// the same name.
+    pub fn open(self) -> Result<Fleet> {
+        let op = "open fleet";
+        let FleetBuilder { ports, config } = self;
+        if ports.is_empty() {
+            let detail = "no stick: plug one in, or ask for virtual ones";
+            return Err(Error::new(ErrorKind::NotFound, op).detail(detail));
+        }
+        for (at, port) in ports.iter().enumerate() {
+            if ports[..at].iter().any(|p| p.id() == port.id()) {
+                let detail = format!("the stick {} was given twice", port.id());
+                return Err(Error::new(ErrorKind::InvalidInput, op).detail(detail));
+            }
+        }
+        let system = |error: std::io::Error| {
+            let detail = format!("{error}; raise the limits of open files and threads");
+            Error::new(ErrorKind::OutOfMemory, op).detail(detail).caused_by(error)
+        };
+        let clock = Arc::new(Monotonic::new());
+        let ceiling = ceiling_for_host(config.pool_bytes, ports.len());
+        let kind = ReactorKind::detect().kind;
+        let mut threads = Vec::new();
+        let mut starts = Vec::new();
+        let mut sticks = Vec::new();
+        for (index, port) in ports.into_iter().enumerate() {
+            let id = port.id().clone();
+            let simulated = port.profile().map(str::to_owned);
+            // A reactor lives on its thread; its waker is needed here. A thread whose start never comes ends.
+            let (waker_to, waker_from) = bounded(1);
+            let (start_to, start_from) = bounded::<Arc<Shared>>(1);
+            let thread = std::thread::Builder::new().name(format!("ncs2-{id}")).spawn(move || {
+                let reactor = match Reactor::new(kind) {
+                    Ok(reactor) => reactor,
+                    Err(error) => return drop(waker_to.send(Err(error))),
+                };
+                let sent = waker_to.send(Ok(reactor.waker()));
+                if let (Ok(()), Ok(shared)) = (sent, start_from.recv()) {
+                    Worker { shared, index, port, reactor }.run();
+                }
+            });
+            threads.push(Some(thread.map_err(system)?));
+            let gone = |_| std::io::Error::other("the stick's thread ended at once");
+            let inbox = Arc::new(Inbox::new(waker_from.recv().map_err(gone).flatten().map_err(system)?));
+            let pool = Pool::new(id.as_str(), ceiling);
+            let bell = inbox.clone();
+            pool.on_release(move || bell.kick());
+            starts.push(start_to);
+            sticks.push(StickShared { id, simulated, inbox, pool, record: Mutex::new(Record::default()) });
+        }
+        let shared = Arc::new(Shared {
+            slots: Arc::new(Slots::new(clock.clone())),
+            clock,
+            core: Mutex::new(Core::new(sticks.len())),
+            sticks,
+            room: Condvar::new(),
+            changed: Condvar::new(),
+            next_pool: AtomicUsize::new(0),
+            config,
+        });
+        for start in starts {
+            // A thread that waits for its start cannot be gone.
+            let _ = start.send(shared.clone());
+        }
+        let inner = Arc::new(Inner { shared, threads: Mutex::new(threads) });
+        // The builder's fleet: when opening fails, its drop ends the threads.
+        let fleet = Fleet(inner);
+        fleet.wait_until_settled()?;
+        Ok(fleet)
+    }
+}
+
+/// All sticks as one. Cheap to clone; the last clone that goes closes the sticks, without waiting for requests.
+#[derive(Clone)]
+pub struct Fleet(Arc<Inner>);
+
+struct Inner {
+    shared: Arc<Shared>,
+    threads: Mutex<Vec<Option<JoinHandle<()>>>>,
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        if let Err(error) = self.close(Duration::ZERO) {
+            tracing::warn!("{error}");
+        }
+    }
+}
+
+impl Fleet {
+    /// Starts to assemble a fleet.
+    pub fn builder() -> FleetBuilder {
+        FleetBuilder::default()
+    }
+
+    fn wait_until_settled(&self) -> Result<()> {
+        let shared = &self.0.shared;
+        // Connecting may take the whole timeout, and so may opening.
+        let until = shared.clock.now() + shared.config.open_timeout * 2 + Duration::from_secs(1);
+        let mut core = shared.core.lock();
+        loop {
+            let now = shared.clock.now();
+            if core.sticks.iter().all(|s| s.settled) || now >= until {
+                break;
+            }
+            shared.changed.wait_for(&mut core, until - now);
+        }
+        if core.sticks.iter().any(|s| s.state == StickState::Ready) {
+            return Ok(());
+        }
+        let op = "open stick";
+        let cause = core.sticks.iter().enumerate().find_map(|(at, s)| s.cause.as_ref().map(|c| (at, c)));
+        Err(match cause {
+            Some((at, cause)) => cause.error(op, &shared.sticks[at].id),
+            None => Error::new(ErrorKind::Timeout, op).on(&shared.sticks[0].id).detail(format!(
+                "not open within {:?}; plug it in again, or give it more time",
+                shared.config.open_timeout
+            )),
+        })
+    }
+
+    /// Puts the graph on every ready stick, at the same time. Fails when no stick took it. A graph with the same
+    /// content and options that is loaded already is shared, and nothing is sent.
+    ///
+    /// # Errors
+    /// `InvalidInput` for options out of range, what the first stick said when none took the graph, `Timeout`,
+    /// `Closed`.
+    pub fn load(&self, blob: &Blob, options: LoadOptions) -> Result<Graph> {
+        graph::load(&self.0.shared, blob, options)
+    }
+
+    /// Names of all sticks, in the order of the ports.
+    pub fn sticks(&self) -> impl Iterator<Item = &StickId> {
+        self.0.shared.sticks.iter().map(|s| &s.id)
+    }
+
+    /// A snapshot of all counters.
+    pub fn stats(&self) -> FleetStats {
+        let shared = &self.0.shared;
+        let now = shared.clock.now();
+        let core = shared.core.lock();
+        let mut latency = Latency::new();
+        let mut stages: [Latency; StageTimes::COUNT] = std::array::from_fn(|_| Latency::new());
+        let mut completed = 0;
+        let mut sticks = Vec::with_capacity(shared.sticks.len());
+        for (stick, entry) in shared.sticks.iter().zip(&core.sticks) {
+            let record = stick.record.lock();
+            latency.merge(&record.latency);
+            stages.iter_mut().zip(&record.stages).for_each(|(all, own)| all.merge(own));
+            completed += record.completed;
+            let load = record.load_until(now);
+            sticks.push(StickStats {
+                id: stick.id.clone(),
+                simulated: stick.simulated.clone(),
+                state: entry.state,
+                failure: entry.cause.as_ref().map(|c| c.detail.clone()),
+                capabilities: entry.capabilities,
+                speed_mbps: entry.speed_mbps,
+                used_memory_bytes: entry.used_memory_bytes,
+                temperature_c: entry.temperature_c,
+                throttle_level: entry.throttle_level,
+                completed: record.completed,
+                failed: record.failed,
+                in_flight: load.in_flight,
+                busy: load.busy,
+                depth_time: load.depth_time,
+                resets: entry.resets,
+                latency: record.latency.clone(),
+                host_pool: stick.pool.stats(),
+            });
+        }
+        FleetStats {
+            elapsed: now - Instant::ZERO,
+            sticks,
+            submitted: core.submitted,
+            completed,
+            failed: core.failed,
+            retried: core.retried,
+            queued: core.queued as u64,
+            latency,
+            stages,
+        }
+    }
+
+    /// Asks every ready stick for temperature and memory; the answers are in the next [`Fleet::stats`].
+    ///
+    /// # Errors
+    /// `Timeout` when a stick did not answer within `timeout`, `Closed`.
+    pub fn refresh_telemetry(&self, timeout: Duration) -> Result<()> {
+        let op = "refresh telemetry";
+        let shared = &self.0.shared;
+        let until = shared.clock.now() + timeout;
+        let mut core = shared.core.lock();
+        if core.phase == Phase::Closed {
+            return Err(Error::new(ErrorKind::Closed, op).detail("the fleet is closed"));
+        }
+        core.telemetry_round += 1;
+        let round = core.telemetry_round;
+        shared.command_ready(&core, || Command::Telemetry(round));
+        // A stick that is lost meanwhile is not waited for; one that comes back has been asked at its opening.
+        let asked: Vec<bool> = core.sticks.iter().map(|s| s.state == StickState::Ready).collect();
+        loop {
+            let missing =
+                core.sticks.iter().zip(&asked).position(|(s, asked)| {
+                    *asked && s.state == StickState::Ready && s.telemetry_round < round
+                });
+            let Some(at) = missing else { return Ok(()) };
+            let now = shared.clock.now();
+            if now >= until {
+                return Err(Error::new(ErrorKind::Timeout, op)
+                    .on(&shared.sticks[at].id)
+                    .detail(format!("no answer within {timeout:?}; give it more time")));
+            }
+            shared.changed.wait_for(&mut core, until - now);
+        }
+    }
+
+    /// Stops taking work, drains for at most `timeout`, closes the sticks. Jobs that remain end with `Cancelled`.
+    ///
+    /// # Errors
+    /// `Timeout` when a stick's thread did not end in time (a stick that is just booting may hold it up); it ends by
+    /// itself later.
+    pub fn close(self, timeout: Duration) -> Result<()> {
+        self.0.close(timeout)
+    }
+}
+
+impl Inner {
+    fn close(&self, timeout: Duration) -> Result<()> {
+        let shared = &self.shared;
+        let until = shared.clock.now() + timeout;
+        let mut core = shared.core.lock();
+        if core.phase == Phase::Open {
+            core.phase = Phase::Draining;
+            shared.room.notify_all();
+        }
+        while core.phase == Phase::Draining && core.active() > 0 {
+            let now = shared.clock.now();
+            if now >= until {
+                break;
+            }
+            shared.changed.wait_for(&mut core, until - now);
+        }
+        if core.phase != Phase::Closed {
+            core.phase = Phase::Closed;
+            shared.end_queued(&mut core, |_, _| Some(cancelled()));
+            for stick in &shared.sticks {
+                stick.inbox.command(Command::Close);
+            }
+        }
+        let until = shared.clock.now() + CLOSE_GRACE;
+        loop {
+            let now = shared.clock.now();
+            if core.sticks.iter().all(|s| s.exited) || now >= until {
+                break;
+            }
+            shared.changed.wait_for(&mut core, until - now);
+        }
+        let exited: Vec<bool> = core.sticks.iter().map(|s| s.exited).collect();
+        drop(core);
+        for (thread, exited) in self.threads.lock().iter_mut().zip(&exited) {
+            // Those that have not ended are let go: they end by themselves.
+            if let Some(thread) = thread.take()
+                && *exited
+            {
+                // A panic was told when it happened.
+                let _ = thread.join();
+            }
+        }
+        match exited.iter().position(|exited| !exited) {
+            None => Ok(()),
+            Some(at) => Err(Error::new(ErrorKind::Timeout, "close fleet")
+                .on(&shared.sticks[at].id)
+                .detail("its thread is still connecting; it ends by itself within the open timeout")),
+        }
+    }
+}
+
+impl std::fmt::Debug for Fleet {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_list().entries(self.sticks()).finish()
+    }
+}

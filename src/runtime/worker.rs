@@ -1,0 +1,531 @@
+//! The thread of one stick: connect, drive the pipeline and the transport, reconnect after a loss.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::StickState;
+use super::core::{CLOSE_GRACE, Phase, Presence, Shared, cancelled};
+use super::failure::Cause;
+use super::inbox::Command;
+use super::ticket::{JobTag, Output, QueuedJob, late};
+use crate::clock::{Clock, Instant};
+use crate::error::{Error, ErrorKind, Result};
+use crate::pipeline::{Done, Event, Failure, GraphId, GraphSpec, Pipeline, PipelineConfig, Reason};
+use crate::stats::StageTimes;
+use crate::stick::{StickConfig, StickError};
+use crate::transport::{Connection, Interest, Port, Reactor, Token, Transport};
+use crate::wire::{Capabilities, ThermalStats};
+
+const TELEMETRY_PERIOD: Duration = Duration::from_secs(1);
+const FIRST_BACKOFF: Duration = Duration::from_millis(50);
+const LONGEST_BACKOFF: Duration = Duration::from_secs(5);
+/// How long cancelled transfers may take to come back.
+const DRAIN_LIMIT: Duration = Duration::from_secs(1);
+/// Kept host buffers that were not needed for so long are freed.
+const TRIM_PERIOD: Duration = Duration::from_secs(10);
+
+/// What one stick's thread owns.
+pub(super) struct Worker {
+    pub(super) shared: Arc<Shared>,
+    pub(super) index: usize,
+    pub(super) port: Port,
+    pub(super) reactor: Reactor,
+}
+
+/// How a connection ended.
+enum Ended {
+    Closed,
+    Lost(Cause, Vec<(QueuedJob, bool)>),
+}
+
+/// Tells the fleet that the thread is gone, however it went.
+struct Exit {
+    shared: Arc<Shared>,
+    index: usize,
+}
+
+impl Drop for Exit {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let detail =
+                "its thread panicked, which is a defect of this library; open the fleet again".into();
+            self.shared.stick_lost(self.index, Cause { kind: ErrorKind::Closed, detail }, Vec::new());
+        }
+        let mut core = self.shared.core.lock();
+        let entry = &mut core.sticks[self.index];
+        entry.state = StickState::Closed;
+        entry.settled = true;
+        entry.exited = true;
+        self.shared.fail_hopeless(&mut core);
+        drop(core);
+        self.shared.changed.notify_all();
+    }
+}
+
+impl Worker {
+    /// Runs until the fleet is closed.
+    pub(super) fn run(mut self) {
+        let exit = Exit { shared: self.shared.clone(), index: self.index };
+        let mut backoff = FIRST_BACKOFF;
+        loop {
+            let ended = match self.port.connect(self.shared.config.open_timeout) {
+                Ok(connection) => {
+                    let began = self.shared.clock.now();
+                    let ended = self.drive(connection);
+                    if self.shared.clock.now() - began > LONGEST_BACKOFF {
+                        backoff = FIRST_BACKOFF;
+                    }
+                    ended
+                }
+                Err(error) => Ended::Lost(Cause::of_error(&error), Vec::new()),
+            };
+            match ended {
+                Ended::Closed => break,
+                Ended::Lost(cause, jobs) => self.shared.stick_lost(self.index, cause, jobs),
+            }
+            if !self.pause(backoff) {
+                break;
+            }
+            backoff = (backoff * 2).min(LONGEST_BACKOFF);
+            let mut core = self.shared.core.lock();
+            core.sticks[self.index].resets += 1;
+        }
+        drop(exit);
+    }
+
+    /// Waits before the next attempt; false when the fleet closes.
+    fn pause(&mut self, time: Duration) -> bool {
+        let me = &self.shared.sticks[self.index];
+        let until = self.shared.clock.now() + time;
+        let mut ready = Vec::new();
+        loop {
+            while let Some(command) = me.inbox.take_command() {
+                // The others concern graphs and telemetry of the lost connection; what is loaded stands in the core.
+                if matches!(command, Command::Close) {
+                    return false;
+                }
+            }
+            let left = until - self.shared.clock.now();
+            if left.is_zero() {
+                return true;
+            }
+            if self.reactor.turn(Some(left), &mut ready).is_err() {
+                // Without a reactor the thread cannot sleep well, but it must not spin.
+                std::thread::park_timeout(left);
+            }
+        }
+    }
+
+    fn drive(&mut self, connection: Connection) -> Ended {
+        let Connection { transport, version } = connection;
+        let shared = self.shared.clone();
+        let me = &shared.sticks[self.index];
+        let token = match register(&mut self.reactor, &*transport) {
+            Ok(token) => token,
+            Err(error) => return Ended::Lost(Cause::of_error(&error), Vec::new()),
+        };
+        let config = PipelineConfig {
+            stick: StickConfig { version, ordering: shared.config.ordering, ..StickConfig::default() },
+            max_packet_bytes: transport.info().max_packet_bytes,
+            job_timeout: shared.config.job_timeout,
+            memory_timeout: shared.config.wait_timeout,
+            wanted: JobTag::is_wanted,
+        };
+        let now = shared.clock.now();
+        let mut session = Session {
+            pipeline: Pipeline::new(config, me.pool.clone(), now),
+            transport,
+            index: self.index,
+            opened: false,
+            open_until: now + shared.config.open_timeout,
+            next_telemetry: Instant::FAR_FUTURE,
+            telemetry: Telemetry::default(),
+            next_trim: now + TRIM_PERIOD,
+            close_until: None,
+            drain_until: None,
+            jobs: VecDeque::new(),
+            ended: Vec::new(),
+            failed: 0,
+            lost: Vec::new(),
+            refused_open: None,
+        };
+        session.pipeline.open(now);
+        let ended = session.run(&shared, &mut self.reactor);
+        self.reactor.deregister(token);
+        ended
+    }
+}
+
+fn register(reactor: &mut Reactor, transport: &dyn Transport) -> Result<Token> {
+    let op = "watch the stick";
+    let Some(wait) = transport.wait_on() else {
+        return Err(Error::new(ErrorKind::Unsupported, op).detail(
+            "this transport is driven by a simulation and cannot be waited for; use one with a descriptor",
+        ));
+    };
+    let interest = Interest { readable: wait.readable, writable: wait.writable };
+    reactor.register(wait.fd, interest).map_err(|error| {
+        Error::new(ErrorKind::OutOfMemory, op)
+            .detail(format!("{error}; raise the limit of open files"))
+            .caused_by(error)
+    })
+}
+
+#[derive(Default)]
+struct Telemetry {
+    /// Round whose answers are due.
+    round: u64,
+    /// A newer round that somebody waits for.
+    wanted: u64,
+    thermal_due: bool,
+    memory_due: bool,
+}
+
+/// One connection to the stick.
+struct Session {
+    pipeline: Pipeline<JobTag>,
+    transport: Box<dyn Transport>,
+    index: usize,
+    opened: bool,
+    open_until: Instant,
+    next_telemetry: Instant,
+    telemetry: Telemetry,
+    next_trim: Instant,
+    close_until: Option<Instant>,
+    drain_until: Option<Instant>,
+    jobs: VecDeque<QueuedJob>,
+    /// Ended since the last report, per graph.
+    ended: Vec<(GraphId, u32)>,
+    failed: u64,
+    lost: Vec<(QueuedJob, bool)>,
+    refused_open: Option<Cause>,
+}
+
+impl Session {
+    fn run(mut self, shared: &Shared, reactor: &mut Reactor) -> Ended {
+        let mut ready = Vec::with_capacity(2);
+        loop {
+            self.read_inbox(shared);
+            while let Some(completion) = self.transport.poll() {
+                self.pipeline.handle_completion(completion, shared.clock.now());
+            }
+            let now = shared.clock.now();
+            self.handle_timers(shared, now);
+            while let Some(transfer) = self.pipeline.poll_transfer(now) {
+                if let Err(rejected) = self.transport.submit(transfer) {
+                    self.pipeline.handle_rejected(rejected, now);
+                }
+            }
+            if self.pipeline.wants_cancel() {
+                self.transport.cancel_all();
+                self.drain_until = Some(now + DRAIN_LIMIT);
+            }
+            if let Some(ended) = self.handle_events(shared) {
+                return ended;
+            }
+            self.report(shared);
+            let wait = self.next_wake().saturating_since(shared.clock.now());
+            if wait.is_zero() || self.transport.arm() {
+                continue;
+            }
+            // Whoever adds to the inbox wakes the reactor, before or during the turn.
+            if let Err(error) = reactor.turn(Some(wait), &mut ready) {
+                let detail = format!("waiting for the stick failed: {error}");
+                self.refused_open = Some(Cause { kind: ErrorKind::Protocol, detail });
+                let failure = StickError::Invalid("the reactor failed");
+                self.pipeline.abort(Failure::Stick(failure), shared.clock.now());
+                self.pipeline.handle_abandon(shared.clock.now());
+            }
+        }
+    }
+
+    fn next_wake(&self) -> Instant {
+        let fixed = [self.next_telemetry, self.next_trim];
+        let open = (!self.opened).then_some(self.open_until);
+        let rest = [self.pipeline.poll_timeout(), self.close_until, self.drain_until, open];
+        fixed.into_iter().chain(rest.into_iter().flatten()).min().unwrap_or(self.next_trim)
+    }
+
+    fn read_inbox(&mut self, shared: &Shared) {
+        let me = &shared.sticks[self.index];
+        me.inbox.take_jobs(&mut self.jobs);
+        let now = shared.clock.now();
+        while let Some(job) = self.jobs.pop_front() {
+            self.pipeline.submit(job, now);
+        }
+        if me.inbox.take_kick() {
+            self.pipeline.handle_timeout(now);
+        }
+        while let Some(command) = me.inbox.take_command() {
+            match command {
+                Command::Load(spec) => self.load(shared, spec, now),
+                Command::Unload(id) => self.pipeline.unload(id, now),
+                Command::Telemetry(round) => {
+                    self.telemetry.wanted = self.telemetry.wanted.max(round);
+                    self.ask_telemetry(now);
+                }
+                Command::Close => self.close(now),
+            }
+        }
+    }
+
+    fn load(&mut self, shared: &Shared, mut spec: GraphSpec, now: Instant) {
+        // What the stick has counts more than what the blob would like.
+        let core = shared.core.lock();
+        if let Some(Capabilities { max_executors, .. }) = core.sticks[self.index].capabilities {
+            spec.request.executors = spec.request.executors.min(max_executors.max(1));
+        }
+        drop(core);
+        self.pipeline.load(spec, now);
+    }
+
+    fn close(&mut self, now: Instant) {
+        if self.close_until.is_some() {
+            return;
+        }
+        // Their callers hear it now; the answers that still come are thrown away.
+        for tag in self.pipeline.tags() {
+            tag.preempt(cancelled());
+        }
+        self.close_until = Some(now + CLOSE_GRACE / 2);
+        self.next_telemetry = Instant::FAR_FUTURE;
+        self.pipeline.close(now);
+    }
+
+    fn handle_timers(&mut self, shared: &Shared, now: Instant) {
+        if self.pipeline.poll_timeout().is_some_and(|t| t <= now) {
+            self.pipeline.handle_timeout(now);
+        }
+        if !self.opened && now >= self.open_until {
+            let after = shared.config.open_timeout;
+            self.pipeline.abort(StickError::Timeout { step: "open", after }.into(), now);
+            self.open_until = Instant::FAR_FUTURE;
+        }
+        if now >= self.next_telemetry {
+            self.ask_telemetry(now);
+            self.next_telemetry = now + TELEMETRY_PERIOD;
+        }
+        if now >= self.next_trim {
+            shared.sticks[self.index].pool.trim();
+            self.next_trim = now + TRIM_PERIOD;
+        }
+        if self.close_until.is_some_and(|t| now >= t) {
+            self.close_until = Some(Instant::FAR_FUTURE);
+            let after = CLOSE_GRACE / 2;
+            self.pipeline.abort(StickError::Timeout { step: "close", after }.into(), now);
+        }
+        if self.drain_until.is_some_and(|t| now >= t) {
+            self.drain_until = None;
+            self.pipeline.handle_abandon(now);
+        }
+    }
+
+    fn ask_telemetry(&mut self, now: Instant) {
+        let t = &mut self.telemetry;
+        // One round at a time, so that an answer belongs to a known question.
+        if self.opened && !t.thermal_due && !t.memory_due {
+            t.round = t.wanted;
+            (t.thermal_due, t.memory_due) = (true, true);
+            self.pipeline.request_telemetry(now);
+        }
+    }
+
+    fn telemetry_came(&mut self, shared: &Shared) {
+        if self.telemetry.thermal_due || self.telemetry.memory_due {
+            return;
+        }
+        shared.core.lock().sticks[self.index].telemetry_round = self.telemetry.round;
+        shared.changed.notify_all();
+        if self.telemetry.wanted > self.telemetry.round {
+            self.ask_telemetry(shared.clock.now());
+        }
+    }
+
+    /// `Some` when the connection is over.
+    fn handle_events(&mut self, shared: &Shared) -> Option<Ended> {
+        while let Some(event) = self.pipeline.poll_event() {
+            match event {
+                Event::Opened(capabilities) => self.opened(shared, capabilities),
+                Event::Loaded { graph, instances } => {
+                    self.set_presence(shared, graph, Presence::Loaded { instances });
+                }
+                Event::LoadFailed(graph, error) => {
+                    self.set_presence(shared, graph, Presence::Refused(Cause::of_stick(&error)));
+                }
+                Event::Unloaded(_) => {}
+                Event::Done(done) => self.answer(shared, done),
+                Event::Returned(job, reason) => self.returned(shared, job, reason),
+                Event::InputLost(tag) => {
+                    // Its graph cannot be told from the tag; the stick's loss frees all its places anyway.
+                    self.failed += 1;
+                    let detail =
+                        "the stick was lost and the transport kept the input; submit the request again";
+                    tag.end(Err(Error::new(ErrorKind::Unplugged, "infer")
+                        .on(&shared.sticks[self.index].id)
+                        .detail(detail)));
+                }
+                Event::Thermal(thermal) => self.thermal(shared, &thermal),
+                Event::UsedMemory(bytes) => {
+                    shared.core.lock().sticks[self.index].used_memory_bytes = Some(bytes);
+                    self.telemetry.memory_due = false;
+                    self.telemetry_came(shared);
+                }
+                Event::Closed => return Some(self.over(shared, None)),
+                Event::Failed(failure) => return Some(self.over(shared, Some(failure))),
+            }
+        }
+        None
+    }
+
+    fn opened(&mut self, shared: &Shared, capabilities: Capabilities) {
+        self.opened = true;
+        let now = shared.clock.now();
+        let mut specs = Vec::new();
+        {
+            let mut core = shared.core.lock();
+            if core.phase == Phase::Closed {
+                drop(core);
+                self.close(now);
+                return;
+            }
+            let entry = &mut core.sticks[self.index];
+            entry.state = StickState::Ready;
+            entry.cause = None;
+            entry.lost_since = None;
+            entry.settled = true;
+            entry.capabilities = Some(capabilities);
+            entry.speed_mbps = self.transport.info().speed_mbps;
+            for graph in &mut core.graphs {
+                graph.on[self.index].presence = Presence::Loading;
+                specs.push(graph.spec.clone());
+            }
+        }
+        shared.changed.notify_all();
+        for spec in specs {
+            self.load(shared, spec, now);
+        }
+        self.ask_telemetry(now);
+        self.next_telemetry = now + TELEMETRY_PERIOD;
+    }
+
+    fn set_presence(&mut self, shared: &Shared, id: GraphId, presence: Presence) {
+        let mut core = shared.core.lock();
+        if let Some(entry) = core.graph(id) {
+            entry.on[self.index].presence = presence;
+        }
+        // A refused graph may have been the last hope of what waits for it.
+        shared.fail_hopeless(&mut core);
+        let rings = shared.pump(&mut core);
+        drop(core);
+        shared.changed.notify_all();
+        shared.ring(rings);
+    }
+
+    fn thermal(&mut self, shared: &Shared, thermal: &ThermalStats) {
+        let mut core = shared.core.lock();
+        let entry = &mut core.sticks[self.index];
+        entry.temperature_c = thermal.temperature_c();
+        entry.throttle_level = thermal.throttle_level().map(|level| level as u8);
+        drop(core);
+        self.telemetry.thermal_due = false;
+        self.telemetry_came(shared);
+    }
+
+    fn note_end(&mut self, graph: GraphId) {
+        match self.ended.iter_mut().find(|(id, _)| *id == graph) {
+            Some((_, count)) => *count += 1,
+            None => self.ended.push((graph, 1)),
+        }
+    }
+
+    fn answer(&mut self, shared: &Shared, done: Done<JobTag>) {
+        let Done { tag, graph, output, mut times, last_byte } = done;
+        let me = &shared.sticks[self.index];
+        let now = shared.clock.now();
+        times.finish_ns = (now - last_byte).as_nanos() as u64;
+        self.note_end(graph);
+        let blob = self.blob_of(shared, graph);
+        let late_by = tag.is_late(now);
+        {
+            let mut record = me.record.lock();
+            record.completed += 1;
+            if !late_by {
+                record_times(&mut record, &times);
+            }
+        }
+        let outcome = match blob {
+            Some(_) if late_by => Err(late()),
+            Some(blob) => Ok(Output { lease: output, blob, stick: me.id.clone(), times }),
+            None => Err(cancelled()),
+        };
+        self.failed += u64::from(outcome.is_err());
+        tag.end(outcome);
+    }
+
+    fn blob_of(&self, shared: &Shared, id: GraphId) -> Option<crate::blob::Blob> {
+        shared.core.lock().graph(id).map(|g| g.blob.clone())
+    }
+
+    fn returned(&mut self, shared: &Shared, job: QueuedJob, reason: Reason) {
+        let me = &shared.sticks[self.index];
+        let error = match reason {
+            // Told with the end of the connection, whose reason is not known yet; or it waits for another stick.
+            Reason::Lost { sent } => {
+                self.lost.push((job, sent));
+                return;
+            }
+            Reason::Unwanted => Error::new(ErrorKind::Cancelled, "infer").detail("the ticket was dropped"),
+            Reason::NoMemory(error) => Error::from(error).on(&me.id),
+            Reason::Refused(error) => {
+                me.record.lock().failed += 1;
+                Cause::of_stick(&error).error("infer", &me.id)
+            }
+        };
+        self.note_end(job.graph);
+        self.failed += 1;
+        job.tag.end(Err(error));
+    }
+
+    /// Reports what has ended since the last time.
+    fn report(&mut self, shared: &Shared) {
+        if !self.lost.is_empty() && !self.pipeline.is_over() {
+            // Given back by a stick that goes on: their graph is no longer on it, or it closes.
+            shared.jobs_handed_back(self.index, &mut self.lost);
+        }
+        if self.ended.is_empty() {
+            return;
+        }
+        let now = shared.clock.now();
+        let load = self.pipeline.load_figures(now);
+        {
+            let mut record = shared.sticks[self.index].record.lock();
+            (record.load, record.load_at) = (load, now);
+        }
+        shared.jobs_ended(self.index, &mut self.ended, std::mem::take(&mut self.failed));
+    }
+
+    fn over(&mut self, shared: &Shared, failure: Option<Failure>) -> Ended {
+        let lost = std::mem::take(&mut self.lost);
+        self.report(shared);
+        let closing = self.close_until.is_some();
+        let cause = match (self.refused_open.take(), &failure) {
+            (Some(cause), _) => cause,
+            (None, Some(failure)) => Cause::of_failure(failure),
+            (None, None) => Cause { kind: ErrorKind::Closed, detail: "the stick is closed".into() },
+        };
+        if closing {
+            // Ends what is left, as cancelled.
+            shared.stick_lost(self.index, cause, lost);
+            return Ended::Closed;
+        }
+        Ended::Lost(cause, lost)
+    }
+}
+
+fn record_times(record: &mut super::core::Record, times: &StageTimes) {
+    record.latency.record(times.total());
+    for (stage, ns) in record.stages.iter_mut().zip(times.as_array()) {
+        stage.record(Duration::from_nanos(ns));
+    }
+}
