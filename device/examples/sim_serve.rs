@@ -1,6 +1,6 @@
 //! Virtual sticks behind usb-redir or vhci, until standard input ends.
 //!
-//! `sim_serve [--usbredir SOCKET|PORT|DEVICE] [--vhci] [--control SOCKET] [--sticks N] [--profile P] [--engine hash|execute]
+//! `sim_serve [--usbredir SOCKET|PORT|DEVICE] [--vhci] [--socket SOCKET] [--control SOCKET] [--sticks N] [--profile P] [--engine hash|execute]
 //! [--timing model|zero] [--any-firmware] [--seed N]`. Interim, until `ncs2ctl sim serve` does the same.
 
 use std::io::Read as _;
@@ -15,6 +15,7 @@ fn options(mut args: impl Iterator<Item = String>) -> Result<ServeOptions, Strin
         let mut value = || args.next().ok_or_else(|| format!("{arg}: a value is missing"));
         match arg.as_str() {
             "--usbredir" => options.faces.push(Face::Usbredir(Address::parse(&value()?))),
+            "--socket" => options.faces.push(Face::Socket(Address::parse(&value()?))),
             "--vhci" => options.faces.push(Face::Vhci),
             "--control" => options.control = Some(Address::parse(&value()?)),
             "--sticks" => options.sticks = value()?.parse().map_err(|e| format!("{arg}: {e}"))?,

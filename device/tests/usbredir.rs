@@ -219,7 +219,10 @@ fn what_cannot_be_served_says_why() {
 #[test]
 fn addresses_are_told_apart() {
     assert_eq!(Address::parse("4321").to_string(), "127.0.0.1:4321");
-    assert_eq!(Address::parse("/dev/virtio-ports/stick").numbered(3, 8).to_string(), "/dev/virtio-ports/stick3");
+    assert_eq!(
+        Address::parse("/dev/virtio-ports/stick").numbered(3, 8).to_string(),
+        "/dev/virtio-ports/stick3"
+    );
     assert_eq!(Address::parse("./s").numbered(3, 8), Address::Unix("./s.3".into()));
     assert_eq!(Address::parse("./s").numbered(0, 1), Address::Unix("./s".into()));
     assert_eq!(Address::parse("4321").numbered(2, 3).to_string(), "127.0.0.1:4323");

@@ -1,6 +1,7 @@
 //! The line protocol of a server's control socket: one request per line, one answer per line, `ok …` or `error …`.
 //!
-//! `list` answers `ok N`, then N lines, one for each stick; `COMMAND N` is one of [`Command::WORDS`] for stick N.
+//! `list` answers `ok N`, then N lines, one for each stick; `COMMAND N` is one of [`Command::WORDS`] for stick N. On the
+//! socket face, `connect N` makes the connection that stick's pipes.
 
 use super::{Command, StickStatus};
 
@@ -12,6 +13,7 @@ const MAX_LINE: usize = 256;
 pub(crate) enum Ask {
     List,
     Stick(Command, usize),
+    Connect(usize),
 }
 
 /// Collects lines.
@@ -25,6 +27,10 @@ impl Lines {
     pub(crate) fn push(&mut self, bytes: &[u8]) -> bool {
         self.buffer.extend_from_slice(bytes);
         self.buffer.len() <= MAX_LINE || self.buffer.contains(&b'\n')
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.buffer.is_empty()
     }
 
     pub(crate) fn next(&mut self) -> Option<String> {
@@ -41,13 +47,19 @@ pub(crate) fn parse(line: &str, sticks: usize) -> Result<Ask, String> {
     let ask = if word == "list" {
         Ask::List
     } else {
-        let Some((_, command)) = Command::WORDS.iter().find(|(name, _)| *name == word) else {
+        let command = Command::WORDS.iter().find(|(name, _)| *name == word).map(|(_, command)| *command);
+        if command.is_none() && word != "connect" {
             let known: Vec<&str> = Command::WORDS.iter().map(|(name, _)| *name).collect();
-            return Err(format!("unknown request: expected list, or {} and a stick", known.join(", ")));
-        };
+            return Err(format!(
+                "unknown request: expected list, or connect, {} and a stick",
+                known.join(", ")
+            ));
+        }
         let n = words.next().and_then(|n| n.parse().ok()).filter(|n| *n < sticks);
-        let Some(n) = n else { return Err(format!("{word}: expected a stick from 0 to {}", sticks.saturating_sub(1))) };
-        Ask::Stick(*command, n)
+        let Some(n) = n else {
+            return Err(format!("{word}: expected a stick from 0 to {}", sticks.saturating_sub(1)));
+        };
+        command.map_or(Ask::Connect(n), |command| Ask::Stick(command, n))
     };
     match words.next() {
         None => Ok(ask),
@@ -74,9 +86,14 @@ mod tests {
             assert_eq!(parse(&format!("{word} 1"), 2), Ok(Ask::Stick(command, 1)));
         }
         assert_eq!(parse(" list ", 2), Ok(Ask::List));
-        for (line, part) in
-            [("", "unknown"), ("unplug", "0 to 1"), ("unplug 2", "0 to 1"), ("plug 0 1", "too much"), ("x 1", "unplug")]
-        {
+        assert_eq!(parse("connect 0", 2), Ok(Ask::Connect(0)));
+        for (line, part) in [
+            ("", "unknown"),
+            ("unplug", "0 to 1"),
+            ("unplug 2", "0 to 1"),
+            ("plug 0 1", "too much"),
+            ("x 1", "unplug"),
+        ] {
             let error = parse(line, 2).expect_err(line);
             assert!(error.contains(part), "{line}: {error}");
         }

@@ -3,6 +3,7 @@
 
 mod control;
 mod server;
+mod socket;
 mod station;
 mod stream;
 mod usb;
@@ -16,6 +17,7 @@ use std::path::PathBuf;
 use crate::{Engine, Timing};
 
 pub use server::{Server, StickStatus, serve};
+pub use socket::ports;
 
 /// Where a face listens.
 #[derive(Clone, PartialEq, Eq, Debug, Hash)]
@@ -79,6 +81,8 @@ pub enum Face {
     Usbredir(Address),
     /// Ports of this machine's own `vhci-hcd`. Root.
     Vhci,
+    /// For other processes of this software, all sticks at one socket: [`ports`] is the other side.
+    Socket(Address),
 }
 
 /// Settings of a [`Server`].

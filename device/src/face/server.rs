@@ -2,6 +2,8 @@
 
 use std::fmt;
 use std::io;
+use std::ops::Range;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
@@ -25,14 +27,18 @@ const WORKERS: usize = 2;
 const MAX_STICKS: usize = 128;
 /// Most control connections at a time.
 const MAX_CONTROLS: usize = 16;
+/// Answers that one may leave unread before he is not listened to any more.
+const MAX_ANSWERS: usize = 1 << 20;
 /// Read from a host at a time.
 const SCRATCH_BYTES: usize = 256 * 1024;
 
 /// What a served stick is doing.
 #[derive(Clone, Debug)]
 pub struct StickStatus {
-    /// `usbredir` or `vhci`.
+    /// `usbredir`, `vhci` or `socket`.
     pub face: &'static str,
+    /// Name of its profile.
+    pub profile: String,
     /// A host is connected.
     pub connected: bool,
     /// What it is on the bus; `None` while it is away or unplugged.
@@ -55,7 +61,8 @@ impl fmt::Display for StickStatus {
         };
         let host = if self.connected { "connected" } else { "alone" };
         let (face, inferences, resets) = (self.face, self.stats.inferences, self.resets);
-        write!(f, "{face} {host} {state} inferences={inferences} resets={resets} simulated")
+        let profile = &self.profile;
+        write!(f, "{face} {host} {state} inferences={inferences} resets={resets} profile={profile} simulated")
     }
 }
 
@@ -185,13 +192,14 @@ fn work(queue: &Receiver<(usize, Work)>, cache: &PreparedCache, messages: &Sende
 }
 
 struct Driver {
+    profile: String,
     reactor: Reactor,
     clock: Monotonic,
     stations: Vec<Station>,
     inbox: Receiver<Message>,
     jobs: Sender<(usize, Work)>,
     stopped: Arc<AtomicBool>,
-    control: Control,
+    controls: Vec<Control>,
     scratch: Vec<u8>,
 }
 
@@ -209,7 +217,13 @@ impl Driver {
         let link = profile.link;
         let mut stations: Vec<Station> = Vec::new();
         let mut places = Vec::new();
+        let mut controls = Vec::new();
         for face in &options.faces {
+            if let Face::Socket(address) = face {
+                let door = Door::open(address, &mut reactor)?;
+                let sticks = stations.len()..stations.len() + options.sticks;
+                controls.push(Control { door, guests: Vec::new(), sticks, connects: true });
+            }
             for n in 0..options.sticks {
                 let config = Arc::new(Config {
                     profile: profile.clone(),
@@ -225,6 +239,7 @@ impl Driver {
                         let door = Door::open(&address.numbered(n, options.sticks), &mut reactor)?;
                         Station::usbredir(stick, link, door)
                     }
+                    Face::Socket(_) => Station::socket(stick, link),
                     Face::Vhci => {
                         let vhci = Vhci::open()?;
                         let place = vhci.free_place(&places)?;
@@ -234,9 +249,21 @@ impl Driver {
                 });
             }
         }
-        let door = options.control.as_ref().map(|address| Door::open(address, &mut reactor)).transpose()?;
-        let control = Control { door, guests: Vec::new() };
-        Ok(Driver { reactor, clock, stations, inbox, jobs, stopped, control, scratch: vec![0; SCRATCH_BYTES] })
+        if let Some(address) = &options.control {
+            let door = Door::open(address, &mut reactor)?;
+            controls.push(Control { door, guests: Vec::new(), sticks: 0..stations.len(), connects: false });
+        }
+        Ok(Driver {
+            profile: profile.name,
+            reactor,
+            clock,
+            stations,
+            inbox,
+            jobs,
+            stopped,
+            controls,
+            scratch: vec![0; SCRATCH_BYTES],
+        })
     }
 
     fn run(mut self) {
@@ -253,7 +280,9 @@ impl Driver {
                 return;
             }
             if !ready.is_empty() {
-                self.control.notice(&ready);
+                for control in &mut self.controls {
+                    control.notice(&ready);
+                }
                 for station in &mut self.stations {
                     station.notice(&ready);
                 }
@@ -268,7 +297,7 @@ impl Driver {
                 Message::Command(n, command) => self.command(n, command, now),
                 Message::Status(answer) => {
                     // Nobody waits any more: nothing to tell.
-                    let _ = answer.send(status(&self.stations));
+                    let _ = answer.send(status(&self.stations, &self.profile));
                 }
                 Message::Done(n, work) => {
                     if let Some(station) = self.stations.get_mut(n) {
@@ -288,9 +317,21 @@ impl Driver {
     /// Serves all sticks once; until when to sleep.
     fn serve(&mut self) -> Instant {
         let mut deadline = Instant::FAR_FUTURE;
-        for (n, command) in self.control.serve(&self.stations, &mut self.reactor) {
-            self.command(n, command, self.clock.now());
-            deadline = Instant::ZERO;
+        for at in 0..self.controls.len() {
+            let control = &mut self.controls[at];
+            let first = control.sticks.start;
+            let stations = &self.stations[control.sticks.clone()];
+            for order in control.serve(stations, &self.profile, &mut self.reactor) {
+                let now = self.clock.now();
+                match order {
+                    Order::Command(n, command) => self.command(first + n, command, now),
+                    Order::Connect(n, guest) => {
+                        if let Some(station) = self.stations.get_mut(first + n) {
+                            station.connect(guest, &mut self.reactor, now);
+                        }
+                    }
+                }
+            }
         }
         for (n, station) in self.stations.iter_mut().enumerate() {
             // One `now` for both: what falls due in between would be neither served nor waited for.
@@ -309,11 +350,12 @@ impl Driver {
     }
 }
 
-fn status(stations: &[Station]) -> Vec<StickStatus> {
+fn status(stations: &[Station], profile: &str) -> Vec<StickStatus> {
     stations
         .iter()
         .map(|station| StickStatus {
             face: station.face_name(),
+            profile: profile.to_owned(),
             connected: station.is_connected(),
             identity: station.stick.identity(),
             plugged: station.stick.is_plugged(),
@@ -323,10 +365,14 @@ fn status(stations: &[Station]) -> Vec<StickStatus> {
         .collect()
 }
 
-/// The control socket and those who talk to it.
+/// A control socket, or the socket of a face, and those who talk to it.
 struct Control {
-    door: Option<Door>,
+    door: Door,
     guests: Vec<Guest>,
+    /// The stations that it speaks for.
+    sticks: Range<usize>,
+    /// Sticks can be connected to.
+    connects: bool,
 }
 
 struct Guest {
@@ -335,81 +381,105 @@ struct Guest {
     answers: Vec<u8>,
 }
 
+/// What a guest wants done, by the number of the stick among those of his control.
+enum Order {
+    Command(usize, Command),
+    Connect(usize, OwnedFd),
+}
+
+/// How it goes on with a guest.
+enum Talk {
+    Goes,
+    Over,
+    /// He becomes the host of this stick.
+    Connects(usize),
+}
+
 impl Control {
     fn notice(&mut self, tokens: &[Token]) {
-        if let Some(door) = &mut self.door {
-            door.notice(tokens);
-        }
+        self.door.notice(tokens);
         for guest in &mut self.guests {
             guest.stream.notice(tokens);
         }
     }
 
     /// Answers, and says what is to be done to which stick.
-    fn serve(&mut self, stations: &[Station], reactor: &mut Reactor) -> Vec<(usize, Command)> {
-        let mut commands = Vec::new();
-        if let Some(door) = &mut self.door {
-            while self.guests.len() < MAX_CONTROLS
-                && let Some(fd) = door.accept()
-            {
-                match Stream::new(fd, reactor) {
-                    Ok(stream) => {
-                        self.guests.push(Guest { stream, lines: Lines::default(), answers: Vec::new() });
-                    }
-                    Err(error) => tracing::warn!(%error, "a control connection could not be taken"),
+    fn serve(&mut self, stations: &[Station], profile: &str, reactor: &mut Reactor) -> Vec<Order> {
+        let mut orders = Vec::new();
+        while self.guests.len() < MAX_CONTROLS
+            && let Some(fd) = self.door.accept()
+        {
+            match Stream::new(fd, reactor) {
+                Ok(stream) => {
+                    self.guests.push(Guest { stream, lines: Lines::default(), answers: Vec::new() });
                 }
+                Err(error) => tracing::warn!(%error, "a control connection could not be taken"),
             }
         }
         let mut at = 0;
         while at < self.guests.len() {
-            if self.guests[at].talk(stations, reactor, &mut commands) {
-                at += 1;
-            } else {
-                self.guests.swap_remove(at).stream.close(reactor);
+            match self.guests[at].talk((stations, profile), self.connects, reactor, &mut orders) {
+                Talk::Goes => at += 1,
+                Talk::Over => self.guests.swap_remove(at).stream.close(reactor),
+                Talk::Connects(n) => {
+                    let fd = self.guests.swap_remove(at).stream.into_fd(reactor);
+                    orders.push(Order::Connect(n, fd));
+                }
             }
         }
-        commands
+        orders
     }
 }
 
 impl Guest {
-    /// False when the talk is over.
     fn talk(
         &mut self,
-        stations: &[Station],
+        (stations, profile): (&[Station], &str),
+        connects: bool,
         reactor: &mut Reactor,
-        commands: &mut Vec<(usize, Command)>,
-    ) -> bool {
+        orders: &mut Vec<Order>,
+    ) -> Talk {
         let mut bytes = [0u8; 256];
         loop {
             match self.stream.read(&mut bytes) {
                 Moved::Bytes(n) => {
                     if !self.lines.push(&bytes[..n]) {
-                        return false;
+                        return Talk::Over;
                     }
                 }
                 Moved::Nothing => break,
-                Moved::Closed => return false,
+                Moved::Closed => return Talk::Over,
             }
             while let Some(line) = self.lines.next() {
                 match control::parse(&line, stations.len()) {
-                    Ok(Ask::List) => self.answers.extend(control::list(&status(stations)).into_bytes()),
+                    Ok(Ask::List) => {
+                        self.answers.extend(control::list(&status(stations, profile)).into_bytes())
+                    }
                     Ok(Ask::Stick(command, n)) => {
-                        commands.push((n, command));
+                        orders.push(Order::Command(n, command));
                         self.answers.extend(b"ok\n");
+                    }
+                    // Frames before our `ok` would be lost with the lines' buffer: whoever sends them breaks the protocol.
+                    Ok(Ask::Connect(n)) if connects && self.lines.is_empty() && self.answers.is_empty() => {
+                        return Talk::Connects(n);
+                    }
+                    Ok(Ask::Connect(_)) => {
+                        self.answers.extend(b"error connect: not here, or not while answers wait\n");
                     }
                     Err(why) => self.answers.extend(format!("error {why}\n").into_bytes()),
                 }
+            }
+            if self.answers.len() > MAX_ANSWERS {
+                return Talk::Over;
             }
         }
         match self.stream.write(&self.answers, reactor) {
             Moved::Bytes(n) => {
                 self.answers.drain(..n);
-                true
+                Talk::Goes
             }
-            // One who asks and does not read is not kept for ever.
-            Moved::Nothing => self.answers.len() < 1 << 20,
-            Moved::Closed => false,
+            Moved::Nothing => Talk::Goes,
+            Moved::Closed => Talk::Over,
         }
     }
 }

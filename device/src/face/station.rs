@@ -7,6 +7,7 @@ use std::time::Duration;
 use ncs2::clock::Instant;
 use ncs2::transport::{Reactor, Token};
 
+use super::socket::{self, Wire};
 use super::stream::{Door, Moved, Stream};
 use super::usb::Descriptors;
 use super::vhci::attach::Vhci;
@@ -27,8 +28,22 @@ pub(crate) struct Station {
 
 #[derive(Debug)]
 enum Kind {
-    Usbredir { door: Door, host: Option<(Stream, usbredir::Session)>, retry: Option<Instant> },
-    Vhci { vhci: Vhci, place: u32, host: Option<(Stream, vhci::Session)>, appears: Option<(Identity, Instant)> },
+    Usbredir {
+        door: Door,
+        host: Option<(Stream, usbredir::Session)>,
+        retry: Option<Instant>,
+    },
+    Vhci {
+        vhci: Vhci,
+        place: u32,
+        host: Option<(Stream, vhci::Session)>,
+        appears: Option<(Identity, Instant)>,
+    },
+    /// `guest` waits until the stick has booted for him.
+    Socket {
+        wire: Option<Wire>,
+        guest: Option<OwnedFd>,
+    },
 }
 
 impl Station {
@@ -42,11 +57,36 @@ impl Station {
         Station { stick, link, face: Kind::Vhci { vhci, place, host: None, appears: None } }
     }
 
+    /// For clients that are handed over with [`Self::connect`].
+    pub(crate) fn socket(stick: VirtualStick, link: LinkSpeed) -> Self {
+        Station { stick, link, face: Kind::Socket { wire: None, guest: None } }
+    }
+
+    /// A client of the socket face: the stick boots for him, and whoever had it before loses it.
+    pub(crate) fn connect(&mut self, guest: OwnedFd, reactor: &mut Reactor, now: Instant) {
+        let why = match &mut self.face {
+            Kind::Socket { wire, guest: waiting } if self.stick.is_plugged() => {
+                if let Some(wire) = wire.take() {
+                    wire.close(reactor);
+                }
+                *waiting = Some(guest);
+                // Its own client pings; a stick whose client stopped resets itself, as one booted by `ncs2` would.
+                self.stick.start_booted(true, now);
+                return;
+            }
+            Kind::Socket { .. } => "error the stick is not in its port\n",
+            _ => "error the stick is behind another face\n",
+        };
+        // Who does not read it sees the end of the connection.
+        let _ = rustix::io::write(&guest, why.as_bytes());
+    }
+
     /// True when a host is connected.
     pub(crate) fn is_connected(&self) -> bool {
         match &self.face {
             Kind::Usbredir { host, .. } => host.is_some(),
             Kind::Vhci { host, .. } => host.is_some(),
+            Kind::Socket { wire, .. } => wire.is_some(),
         }
     }
 
@@ -55,6 +95,7 @@ impl Station {
         match &self.face {
             Kind::Usbredir { .. } => "usbredir",
             Kind::Vhci { .. } => "vhci",
+            Kind::Socket { .. } => "socket",
         }
     }
 
@@ -71,6 +112,8 @@ impl Station {
                     stream.notice(tokens);
                 }
             }
+            // Its end looks for itself each time.
+            Kind::Socket { .. } => {}
         }
     }
 
@@ -108,15 +151,19 @@ impl Station {
 
     pub(crate) fn poll_timeout(&mut self, now: Instant) -> Option<Instant> {
         let face = match &self.face {
-            Kind::Usbredir { host, retry, .. } => {
-                host.as_ref().and_then(|(_, session)| session.poll_timeout(now)).into_iter().chain(*retry).min()
-            }
+            Kind::Usbredir { host, retry, .. } => host
+                .as_ref()
+                .and_then(|(_, session)| session.poll_timeout(now))
+                .into_iter()
+                .chain(*retry)
+                .min(),
             Kind::Vhci { host, appears, .. } => host
                 .as_ref()
                 .and_then(|(_, session)| session.poll_timeout(now))
                 .into_iter()
                 .chain(appears.map(|(_, at)| at))
                 .min(),
+            Kind::Socket { wire, .. } => wire.as_ref().and_then(|wire| wire.poll_timeout(now)),
         };
         self.stick.poll_timeout(now).into_iter().chain(face).min()
     }
@@ -132,6 +179,12 @@ impl Station {
             Kind::Vhci { host, .. } => {
                 if let Some((stream, _)) = host.take() {
                     stream.close(reactor);
+                }
+            }
+            Kind::Socket { wire, guest } => {
+                *guest = None;
+                if let Some(wire) = wire.take() {
+                    wire.cut(reactor);
                 }
             }
         }
@@ -167,7 +220,25 @@ impl Station {
                         stream.close(reactor);
                     }
                 }
-                (Kind::Vhci { appears, .. }, BusEvent::Appeared(identity)) => *appears = Some((identity, now)),
+                (Kind::Vhci { appears, .. }, BusEvent::Appeared(identity)) => {
+                    *appears = Some((identity, now))
+                }
+                (Kind::Socket { wire, .. }, BusEvent::Left) => {
+                    if let Some(wire) = wire.take() {
+                        wire.close(reactor);
+                    }
+                }
+                (Kind::Socket { wire, guest }, BusEvent::Appeared(Identity::Booted)) => {
+                    let Some(fd) = guest.take() else { continue };
+                    let line = socket::ready_line(&self.link);
+                    let told = rustix::io::write(&fd, line.as_bytes()) == Ok(line.len());
+                    match Wire::new(fd, &self.link, reactor) {
+                        Ok(new) if told => *wire = Some(new),
+                        Ok(new) => new.cut(reactor),
+                        Err(error) => tracing::warn!(%error, "a connection could not be taken"),
+                    }
+                }
+                (Kind::Socket { .. }, BusEvent::Appeared(Identity::Unbooted)) => {}
             }
         }
         progress
@@ -202,6 +273,13 @@ impl Station {
                     Err(error) => tracing::error!(%error, place, "the stick could not be plugged in"),
                 }
                 true
+            }
+            Kind::Socket { guest, .. } => {
+                if self.stick.is_plugged() {
+                    return false;
+                }
+                // Pulled out while he waited: the end of the connection says so.
+                guest.take().is_some()
             }
         }
     }
@@ -242,19 +320,29 @@ impl Station {
         let (progress, closed) = match &mut self.face {
             Kind::Usbredir { host, .. } => exchange!(host),
             Kind::Vhci { host, .. } => exchange!(host),
+            Kind::Socket { wire, .. } => {
+                let Some(open) = wire else { return false };
+                let progress = open.serve(stick, reactor, now);
+                if !open.is_closed() {
+                    return progress;
+                }
+                if let Some(wire) = wire.take() {
+                    wire.close(reactor);
+                }
+                // As when a process closes its handle: the stick stays as it is, until its watchdog or the next client.
+                stick.handle_closed(now);
+                return true;
+            }
         };
         if closed {
             tracing::info!(face = self.face_name(), "the host disconnected");
             if let Kind::Usbredir { door, retry, .. } = &mut self.face {
                 *retry = door.is_device().then(|| now + RETRY);
             }
-            match &self.face {
-                Kind::Usbredir { .. } => self.hang_up(reactor),
-                Kind::Vhci { .. } => {
-                    self.hang_up(reactor);
-                    // Detached by hand: it stays out until somebody plugs it in.
-                    self.stick.unplug();
-                }
+            self.hang_up(reactor);
+            if matches!(self.face, Kind::Vhci { .. }) {
+                // Detached by hand: it stays out until somebody plugs it in.
+                self.stick.unplug();
             }
             return true;
         }

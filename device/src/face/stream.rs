@@ -90,6 +90,12 @@ impl Stream {
     pub(crate) fn close(self, reactor: &mut Reactor) {
         reactor.deregister(self.token);
     }
+
+    /// Hands the descriptor on, no longer watched.
+    pub(crate) fn into_fd(self, reactor: &mut Reactor) -> OwnedFd {
+        reactor.deregister(self.token);
+        self.fd
+    }
 }
 
 /// Where connections come from.
@@ -102,7 +108,10 @@ pub(crate) struct Door {
 
 #[derive(Debug)]
 enum Kind {
-    Unix { listener: UnixListener, path: PathBuf },
+    Unix {
+        listener: UnixListener,
+        path: PathBuf,
+    },
     Tcp(TcpListener),
     /// Opened, not accepted; one connection at a time.
     Device(PathBuf),

@@ -167,10 +167,7 @@ pub(crate) fn second_claim_is_refused(bench: &mut Bench) -> Verdict {
     let seen = bench.find(2)?.map(|found| found.state);
     ensure!(seen == Some(FoundState::Busy), "expected busy, found {seen:?}");
     let second = UsbfsPort::open(found.bus, found.address);
-    ensure!(
-        second.as_ref().is_err_and(|e| e.kind() == ErrorKind::InUse),
-        "expected InUse, found {second:?}"
-    );
+    ensure!(second.as_ref().is_err_and(|e| e.kind() == ErrorKind::InUse), "expected InUse, found {second:?}");
     drop(first);
     UsbfsPort::open(found.bus, found.address).map(drop).map_err(|e| format!("after the first let go: {e}"))
 }

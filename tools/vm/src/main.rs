@@ -28,7 +28,10 @@ macro_rules! ensure {
 pub(crate) use ensure;
 
 const TESTS: &[(&str, fn(&mut Bench) -> Verdict)] = &[
-    ("enumerate::unbooted_sticks_have_ports_of_their_own", enumerate::unbooted_sticks_have_ports_of_their_own),
+    (
+        "enumerate::unbooted_sticks_have_ports_of_their_own",
+        enumerate::unbooted_sticks_have_ports_of_their_own,
+    ),
     ("enumerate::lsusb_shows_a_stick", enumerate::lsusb_shows_a_stick),
     ("enumerate::firmware_boots_on_the_same_port", enumerate::firmware_boots_on_the_same_port),
     ("enumerate::lsusb_shows_a_booted_stick", enumerate::lsusb_shows_a_booted_stick),

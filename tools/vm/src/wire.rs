@@ -269,7 +269,8 @@ impl Wire {
         if gone == 0 {
             return Err("no transfer said that the stick is gone".into());
         }
-        let refused = self.transport.submit(Transfer::whole(Direction::In, Buffer::zeroed(self.max_packet), 0));
+        let refused =
+            self.transport.submit(Transfer::whole(Direction::In, Buffer::zeroed(self.max_packet), 0));
         match refused {
             Err(r) if r.reason == TransferError::Gone => Ok(took),
             Err(r) => Err(format!("a stick that is gone refuses with {}", r.reason)),

@@ -71,7 +71,9 @@ pub fn run(args: &[&str]) -> Result<(), Stop> {
         tests => (vec![Face::Usbredir, Face::Vhci], tests),
     };
     if let Some(flag) = tests.iter().find(|word| word.starts_with('-')) {
-        return Err(Stop::Usage(format!("vm-test: unknown option {flag}\n\nUsage: cargo xtask vm-test [usbredir|vhci] [TEST…]")));
+        return Err(Stop::Usage(format!(
+            "vm-test: unknown option {flag}\n\nUsage: cargo xtask vm-test [usbredir|vhci] [TEST…]"
+        )));
     }
     programs()?;
     step("build", cargo(&["build", "--quiet", "-p", "ncs2-vm-tests"]))?;
@@ -162,7 +164,8 @@ impl Machine {
         let target = root().join("target/debug");
         let emulator = target.join("examples/sim_serve");
         let quoted: Vec<String> = tests.iter().map(|word| quote(word)).collect();
-        let tester = format!("{} {}", quote(&target.join("ncs2-vm-tests").to_string_lossy()), quoted.join(" "));
+        let tester =
+            format!("{} {}", quote(&target.join("ncs2-vm-tests").to_string_lossy()), quoted.join(" "));
         let (control, command) = match face {
             Face::Usbredir => ("/dev/virtio-ports/ncs2-control".to_owned(), format!("{tester}\n")),
             Face::Vhci => (
@@ -212,10 +215,13 @@ impl Machine {
             ("", Ended::TimedOut) => {
                 Err(Stop::Failed(format!("{}: no result within {LIMIT:?}; the log is {log}", face.name())))
             }
-            ("", Ended::Itself) => {
-                Err(Stop::Failed(format!("{}: the machine ended without a result; the log is {log}", face.name())))
+            ("", Ended::Itself) => Err(Stop::Failed(format!(
+                "{}: the machine ended without a result; the log is {log}",
+                face.name()
+            ))),
+            (other, _) => {
+                Err(Stop::Failed(format!("{}: exit status {other}; the log is {log}", face.name())))
             }
-            (other, _) => Err(Stop::Failed(format!("{}: exit status {other}; the log is {log}", face.name()))),
         }
     }
 
@@ -304,7 +310,9 @@ fn watch(mut qemu: Command, log: &Path, status: &Path) -> Result<Ended, Stop> {
         .stderr(errors)
         .spawn()
         .map_err(|e| Stop::Missing(format!("vm-test: qemu-system-x86_64: {e}")))?;
-    let Some(output) = child.stdout.take() else { return Err(Stop::Failed("vm-test: no output of QEMU".into())) };
+    let Some(output) = child.stdout.take() else {
+        return Err(Stop::Failed("vm-test: no output of QEMU".into()));
+    };
     let (lines, inbox) = mpsc::channel();
     let reader = std::thread::spawn(move || {
         let mut output = BufReader::new(output);
@@ -350,7 +358,8 @@ fn fetch(packages: &Path) -> Result<(), Stop> {
     let text = out.map(|o| String::from_utf8_lossy(&o.stdout).into_owned()).unwrap_or_default();
     let Some(kernel) = text.lines().find_map(|l| l.trim().strip_prefix("Depends: linux-image")) else {
         return Err(Stop::Missing(
-            "vm-test: apt knows no package linux-image-amd64; on Debian, run `apt-get update` and try again".into(),
+            "vm-test: apt knows no package linux-image-amd64; on Debian, run `apt-get update` and try again"
+                .into(),
         ));
     };
     let kernel = format!("linux-image{}", kernel.trim());

@@ -97,14 +97,11 @@ impl UsbDevice {
             (true, GET_STATUS) => Some(vec![0, 0]),
             (true, GET_CONFIGURATION) => Some(vec![self.configuration]),
             (true, GET_INTERFACE) if setup.index == 0 => Some(vec![0]),
-            (false, SET_CONFIGURATION) => {
-                self.set_configuration(index, stick, now).then(Vec::new)
-            }
+            (false, SET_CONFIGURATION) => self.set_configuration(index, stick, now).then(Vec::new),
             (false, SET_INTERFACE) if setup.index == 0 && setup.value == 0 => Some(Vec::new()),
-            (
-                false,
-                CLEAR_FEATURE | SET_FEATURE | SET_ADDRESS | SET_SEL | SET_ISOCH_DELAY,
-            ) => Some(Vec::new()),
+            (false, CLEAR_FEATURE | SET_FEATURE | SET_ADDRESS | SET_SEL | SET_ISOCH_DELAY) => {
+                Some(Vec::new())
+            }
             _ => None,
         }
     }

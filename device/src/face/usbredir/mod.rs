@@ -251,4 +251,3 @@ fn device_connect(descriptors: &Descriptors) -> DeviceConnect {
         version: U16::new(descriptors.device_version()),
     }
 }
-

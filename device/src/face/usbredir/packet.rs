@@ -25,10 +25,8 @@ bitflags::bitflags! {
 
 impl Caps {
     /// Ours. Not bulk streams (no such endpoint), not bulk receiving (it would read ahead of the host).
-    pub(crate) const OURS: Caps = Caps::DEVICE_VERSION
-        .union(Caps::MAX_PACKET_SIZE)
-        .union(Caps::IDS_64)
-        .union(Caps::BULK_LENGTH_32);
+    pub(crate) const OURS: Caps =
+        Caps::DEVICE_VERSION.union(Caps::MAX_PACKET_SIZE).union(Caps::IDS_64).union(Caps::BULK_LENGTH_32);
 }
 
 /// `usb_redir_success` and so on.
@@ -72,17 +70,17 @@ macro_rules! view {
 }
 
 view! { /// In front of a hello, and of all else until both sides can count to 64 bits.
-    Header32 { kind: U32, length: U32, id: U32 } 12 }
+Header32 { kind: U32, length: U32, id: U32 } 12 }
 view! { /// In front of every packet afterwards.
-    Header64 { kind: U32, length: U32, id: U64 } 16 }
+Header64 { kind: U32, length: U32, id: U64 } 16 }
 view! { DeviceConnect { speed: u8, class: [u8; 3], vendor_id: U16, product_id: U16, version: U16 } 10 }
 view! { InterfaceInfo { count: U32, interface: [u8; 32], class: [u8; 32], subclass: [u8; 32], protocol: [u8; 32] } 132 }
 view! { /// Without the field of bulk streams, which only their capability brings.
-    EpInfo { kind: [u8; 32], interval: [u8; 32], interface: [u8; 32], max_packet_bytes: [U16; 32] } 160 }
+EpInfo { kind: [u8; 32], interval: [u8; 32], interface: [u8; 32], max_packet_bytes: [U16; 32] } 160 }
 view! { /// `status` only from device to host.
-    ControlHeader { endpoint: u8, request: u8, request_type: u8, status: u8, value: U16, index: U16, length: U16 } 10 }
+ControlHeader { endpoint: u8, request: u8, request_type: u8, status: u8, value: U16, index: U16, length: U16 } 10 }
 view! { /// With the high half of the length, which its capability brings.
-    BulkHeader { endpoint: u8, status: u8, length: U16, stream: U32, length_high: U16 } 10 }
+BulkHeader { endpoint: u8, status: u8, length: U16, stream: U32, length_high: U16 } 10 }
 view! { BulkHeader16 { endpoint: u8, status: u8, length: U16, stream: U32 } 8 }
 
 pub(crate) const VERSION_LEN: usize = 64;
@@ -94,17 +92,36 @@ const MAX_CONTROL: usize = size_of::<ControlHeader>() + u16::MAX as usize;
 /// A packet that the host sent.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) enum Incoming {
-    Hello { caps: Caps },
+    Hello {
+        caps: Caps,
+    },
     Reset,
     SetConfiguration(u8),
     GetConfiguration,
-    SetAltSetting { interface: u8, alt: u8 },
-    GetAltSetting { interface: u8 },
+    SetAltSetting {
+        interface: u8,
+        alt: u8,
+    },
+    GetAltSetting {
+        interface: u8,
+    },
     /// Its id is that of the packet to cancel.
     Cancel,
-    Control { endpoint: u8, setup: Setup, data: Vec<u8> },
-    BulkOut { endpoint: u8, stream: u32, data: Vec<u8> },
-    BulkIn { endpoint: u8, stream: u32, length: usize },
+    Control {
+        endpoint: u8,
+        setup: Setup,
+        data: Vec<u8>,
+    },
+    BulkOut {
+        endpoint: u8,
+        stream: u32,
+        data: Vec<u8>,
+    },
+    BulkIn {
+        endpoint: u8,
+        stream: u32,
+        length: usize,
+    },
     /// Known to the protocol, of no meaning for this device.
     Ignored,
 }
@@ -171,8 +188,7 @@ impl Parser {
             return Err(PacketError::NoHello(kind));
         }
         let Some(body) = bytes.get(header_len..header_len + length) else { return Ok(None) };
-        let incoming =
-            decode(kind, body, self.common()).ok_or(PacketError::Length(kind, length))?;
+        let incoming = decode(kind, body, self.common()).ok_or(PacketError::Length(kind, length))?;
         self.start += header_len + length;
         if let Incoming::Hello { caps } = incoming {
             self.common = Some(caps & Caps::OURS);

@@ -211,7 +211,10 @@ fn wrong_endpoints_and_streams_are_refused() {
     party.host.bulk(9, 0x82, 64, &[]);
     party.host.bulk(10, 0x02, 1, &[1]);
     let packets = party.exchange(usize::MAX);
-    assert_eq!(packets.iter().map(|p| (p.1, p.2[0], p.2[1])).collect::<Vec<_>>(), [(9, 0x82, 2), (10, 0x02, 2)]);
+    assert_eq!(
+        packets.iter().map(|p| (p.1, p.2[0], p.2[1])).collect::<Vec<_>>(),
+        [(9, 0x82, 2), (10, 0x02, 2)]
+    );
 }
 
 #[test]
@@ -235,7 +238,9 @@ fn too_long_and_wrong_lengths_end_the_connection() {
         host.hello();
         host.out
     };
-    for (kind, length) in [(kind::BULK_PACKET, u32::MAX), (kind::CONTROL_PACKET, 1 << 20), (77, 5000), (kind::RESET, 1)] {
+    for (kind, length) in
+        [(kind::BULK_PACKET, u32::MAX), (kind::CONTROL_PACKET, 1 << 20), (77, 5000), (kind::RESET, 1)]
+    {
         let mut party = Party::new();
         party.session.handle_bytes(&hello, &mut party.stick, Instant::ZERO).expect("a hello");
         let header = Header64 { kind: U32::new(kind), length: U32::new(length), id: 1.into() };

@@ -61,11 +61,9 @@ impl Vhci {
     /// device, try again soon.
     pub(crate) fn attach(&self, place: u32, speed: BusSpeed, socket: BorrowedFd<'_>) -> Result<bool> {
         let rows = self.rows()?;
-        let row = rows
-            .iter()
-            .filter(|row| row.speed == speed)
-            .nth(place as usize)
-            .ok_or_else(|| Error::new(ErrorKind::NotFound, OP).detail(format!("vhci-hcd has no port {place}")))?;
+        let row = rows.iter().filter(|row| row.speed == speed).nth(place as usize).ok_or_else(|| {
+            Error::new(ErrorKind::NotFound, OP).detail(format!("vhci-hcd has no port {place}"))
+        })?;
         if !row.free {
             return Ok(false);
         }
@@ -79,11 +77,13 @@ impl Vhci {
             Ok(()) => Ok(true),
             Err(e) if e.raw_os_error() == Some(Errno::BUSY.raw_os_error()) => Ok(false),
             Err(e) if e.kind() == std::io::ErrorKind::PermissionDenied => {
-                Err(Error::new(ErrorKind::Permission, OP).detail("vhci-hcd's attach file: root only").caused_by(e))
+                Err(Error::new(ErrorKind::Permission, OP)
+                    .detail("vhci-hcd's attach file: root only")
+                    .caused_by(e))
             }
-            Err(e) => Err(Error::new(ErrorKind::Unsupported, OP)
-                .detail("vhci-hcd refused the device")
-                .caused_by(e)),
+            Err(e) => {
+                Err(Error::new(ErrorKind::Unsupported, OP).detail("vhci-hcd refused the device").caused_by(e))
+            }
         }
     }
 

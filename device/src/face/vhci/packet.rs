@@ -56,11 +56,22 @@ const _: () = assert!(size_of::<Reply>() == HEADER_LEN);
 /// What the kernel asks for.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) enum Incoming {
-    Control { setup: Setup, data: Vec<u8> },
-    Out { endpoint: u8, data: Vec<u8> },
-    In { endpoint: u8, length: usize },
+    Control {
+        setup: Setup,
+        data: Vec<u8>,
+    },
+    Out {
+        endpoint: u8,
+        data: Vec<u8>,
+    },
+    In {
+        endpoint: u8,
+        length: usize,
+    },
     /// Ends the request of this number.
-    Unlink { sequence: u32 },
+    Unlink {
+        sequence: u32,
+    },
 }
 
 /// What is no packet of the protocol, or of a kind that this device has no endpoint for.
@@ -105,9 +116,7 @@ impl Parser {
                 let carried = if inwards { 0 } else { length };
                 let Some(data) = rest.get(..carried) else { return Ok(None) };
                 let incoming = match (number, inwards) {
-                    (0, _) => {
-                        Incoming::Control { setup: Setup::parse(header.setup), data: data.to_vec() }
-                    }
+                    (0, _) => Incoming::Control { setup: Setup::parse(header.setup), data: data.to_vec() },
                     (_, true) => Incoming::In { endpoint: number | 0x80, length },
                     (_, false) => Incoming::Out { endpoint: number, data: data.to_vec() },
                 };
