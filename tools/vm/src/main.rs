@@ -16,6 +16,7 @@ use bench::Bench;
 
 /// Nothing, or what was expected and what was found.
 type Verdict = Result<(), String>;
+type Test = fn(&mut Bench) -> Verdict;
 
 /// A check that fails with its own text.
 macro_rules! ensure {
@@ -27,7 +28,7 @@ macro_rules! ensure {
 }
 pub(crate) use ensure;
 
-const TESTS: &[(&str, fn(&mut Bench) -> Verdict)] = &[
+const TESTS: &[(&str, Test)] = &[
     (
         "enumerate::unbooted_sticks_have_ports_of_their_own",
         enumerate::unbooted_sticks_have_ports_of_their_own,

@@ -72,7 +72,7 @@ impl Bus {
     }
 
     fn serve(&mut self) -> Vec<Done> {
-        self.now = self.now + Duration::from_millis(1);
+        self.now += Duration::from_millis(1);
         self.stick.handle_timeout(self.now);
         while self.usb.serve(&mut self.stick, true, self.now) {}
         std::iter::from_fn(|| self.usb.poll_done()).collect()

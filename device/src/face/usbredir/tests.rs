@@ -108,7 +108,7 @@ impl Party {
 
     fn settle(&mut self) -> Vec<(u32, u64, Vec<u8>)> {
         loop {
-            self.now = self.now + std::time::Duration::from_micros(100);
+            self.now += std::time::Duration::from_micros(100);
             self.stick.handle_timeout(self.now);
             let mut progress = self.session.serve(&mut self.stick, self.now);
             while let Some(event) = self.stick.poll_bus_event() {

@@ -47,7 +47,7 @@ impl Party {
         for chunk in bytes.chunks(13) {
             self.session.handle_bytes(chunk, &mut self.stick, self.now).expect("proper packets");
         }
-        self.now = self.now + std::time::Duration::from_millis(1);
+        self.now += std::time::Duration::from_millis(1);
         self.stick.handle_timeout(self.now);
         while self.session.serve(&mut self.stick, self.now) {}
         let bytes = self.session.outgoing().to_vec();
