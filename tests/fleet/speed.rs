@@ -49,10 +49,13 @@ fn run(name: &str, ordering: Ordering, depth: u32) {
             }
         }
     };
-    turn(2_000);
+    turn(500);
     let (wall, cpu) = (Instant::now(), cpu_time());
-    let count = 20_000;
-    turn(count);
+    let mut count = 0;
+    while wall.elapsed() < Duration::from_secs(1) {
+        turn(100);
+        count += 100;
+    }
     let (wall, cpu) = (wall.elapsed(), cpu_time() - cpu);
     let stats = fleet.stats();
     println!(
