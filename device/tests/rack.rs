@@ -140,8 +140,8 @@ fn booting_takes_the_profiles_time_and_no_longer_than_allowed() {
     let begin = Instant::now();
     let mut connection = port.connect(LONG).expect("connects");
     assert!(begin.elapsed() >= Duration::from_millis(990), "{:?}", begin.elapsed());
-    // Two transfers of 20 µs at least.
-    assert!(ping(&mut connection, 1) >= Duration::from_micros(40));
+    // Two transfers of 20 µs at least; often enough to meet every race between a deadline and the server's sleep.
+    (1..500).for_each(|id| assert!(ping(&mut connection, id) >= Duration::from_micros(40)));
 }
 
 #[test]
@@ -163,4 +163,18 @@ fn bad_options_are_refused() {
         start(RackOptions { profile: "none".into(), ..RackOptions::default() }),
         Some(ErrorKind::NotFound)
     );
+}
+
+/// Not a test of right or wrong: how late pacing is on this machine.
+#[test]
+#[ignore = "prints the latency of a ping"]
+fn print_ping_latency() {
+    for timing in [Timing::Zero, Timing::Model] {
+        let rack = rack(1, timing);
+        let mut connection = rack.ports()[0].connect(LONG).expect("connects");
+        let mut times: Vec<_> = (1..2000).map(|id| ping(&mut connection, id)).collect();
+        times.sort();
+        let at = |q: usize| times[times.len() * q / 1000];
+        println!("{timing:?}: p10 {:?}, p50 {:?}, p90 {:?}, p99.9 {:?}", at(100), at(500), at(900), at(999));
+    }
 }

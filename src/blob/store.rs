@@ -266,7 +266,7 @@ mod tests {
         let mut file = match memory_file() {
             Ok(file) => file,
             Err(error) => {
-                println!("skipped: this kernel refuses memory files: {error}");
+                let _ = writeln!(std::io::stderr(), "skipped: this kernel refuses memory files: {error}");
                 return;
             }
         };

@@ -172,7 +172,7 @@ impl IoTensor {
         }
     }
 
-    /// Shape as users write it: N, C, \[D\], H, W (from six dimensions on, major to minor).
+    /// Shape as users write it: N, C, D where there is one, H, W (from six dimensions on, major to minor).
     pub fn shape(&self) -> Vec<usize> {
         if self.dims.len() >= 6 {
             return self.dims.iter().rev().map(|&d| d as usize).collect();

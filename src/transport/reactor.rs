@@ -110,7 +110,7 @@ struct Registration {
 }
 
 enum Backend {
-    Ring(Ring),
+    Ring(Box<Ring>),
     Epoll { epoll: OwnedFd, events: Vec<epoll::Event> },
 }
 
@@ -132,7 +132,7 @@ impl Reactor {
             ReactorKind::IoUring => {
                 let mut ring = Ring::new()?;
                 ring.poll_add(waker.fd.as_fd(), PollFlags::IN, WAKER)?;
-                Backend::Ring(ring)
+                Backend::Ring(Box::new(ring))
             }
             ReactorKind::Epoll => {
                 let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;

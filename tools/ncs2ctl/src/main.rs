@@ -1,2 +1,130 @@
-//! ncs2ctl
-fn main() {}
+//! `ncs2ctl`: lists, runs and measures Neural Compute Stick 2 devices, real and virtual.
+//!
+//! `cli` says what may be asked, `open` turns it into sticks, `cmd` does it, `output` writes it.
+
+mod bench;
+mod cli;
+mod cmd;
+mod failure;
+mod interrupt;
+mod open;
+mod output;
+mod tensor;
+
+use std::ffi::OsString;
+use std::io::{self, IsTerminal};
+use std::process::ExitCode;
+
+use clap::error::ErrorKind as ClapKind;
+use clap::{CommandFactory, FromArgMatches};
+
+use cli::{BlobCommand, Cli, ColorArg, Command};
+use failure::Failure;
+use output::Output;
+
+fn main() -> ExitCode {
+    let args: Vec<OsString> = std::env::args_os().collect();
+    let cli = match parse(&args) {
+        Ok(cli) => cli,
+        Err(error) => return ExitCode::from(refuse(&error, &args)),
+    };
+    log_to_stderr(cli.global.verbose, cli.global.color);
+    let output = Output::new(&cli.global, cli.command.schema());
+    let result = match &cli.command {
+        Command::List => cmd::list::list(&cli.global, &output),
+        Command::Info => cmd::info::info(&cli.global, &output),
+        Command::Blob { command: BlobCommand::Info { file, layers } } => {
+            cmd::blob::info(&cli.global, &output, file, *layers)
+        }
+        Command::Run(args) => cmd::run::run(&cli.global, &output, args),
+        Command::Bench(args) => cmd::bench::bench(&cli.global, &output, args),
+        Command::Completions { shell } => cmd::completions::completions(&output, *shell),
+        Command::Man { output: folder } => cmd::man::man(&output, folder.as_deref()),
+    };
+    ExitCode::from(match result {
+        Ok(outcome) => output::exit_code(outcome),
+        Err(failure) => output.failure(&failure),
+    })
+}
+
+impl Command {
+    /// What the schema of its documents is called.
+    fn schema(&self) -> &'static str {
+        match self {
+            Command::List => "list",
+            Command::Info => "info",
+            Command::Blob { command: BlobCommand::Info { .. } } => "blob-info",
+            Command::Run(_) => "run",
+            Command::Bench(_) => "bench",
+            Command::Completions { .. } => "completions",
+            Command::Man { .. } => "man",
+        }
+    }
+}
+
+fn parse(args: &[OsString]) -> Result<Cli, clap::Error> {
+    // clap colours its own help and errors before any flag is read, so this one is looked for by hand.
+    let never = args.iter().zip(args.iter().skip(1)).any(|(a, b)| a == "--color" && b == "never")
+        || args.iter().any(|a| a == "--color=never");
+    let command =
+        Cli::command().color(if never { clap::ColorChoice::Never } else { clap::ColorChoice::Auto });
+    let mut matches = command.try_get_matches_from(args)?;
+    Cli::from_arg_matches_mut(&mut matches)
+}
+
+/// Shows help, version or a usage error; gives the exit code.
+fn refuse(error: &clap::Error, args: &[OsString]) -> u8 {
+    match error.kind() {
+        // Asked for: stdout, 0. A closed pipe is the reader's choice.
+        ClapKind::DisplayHelp | ClapKind::DisplayVersion => {
+            let _ = error.print();
+            return failure::exit::OK;
+        }
+        _ => {}
+    }
+    let json = args.iter().skip(1).take_while(|a| *a != "--").any(|a| a == "--json");
+    let missing = error.kind() == ClapKind::DisplayHelpOnMissingArgumentOrSubcommand;
+    if missing && !json {
+        let _ = error.print();
+        return failure::exit::USAGE;
+    }
+    let words = args.iter().skip(1).filter_map(|a| a.to_str());
+    let command = words.clone().find(|a| Cli::command().get_subcommands().any(|c| c.get_name() == *a));
+    let schema = match command {
+        Some("blob") => "blob-info",
+        Some(name) => name,
+        None => "error",
+    };
+    let help = match command {
+        Some(name) => format!("see `ncs2ctl {name} --help`"),
+        None => "see `ncs2ctl --help`".to_owned(),
+    };
+    let message = if missing { "expected a command, found none".to_owned() } else { one_line(error) };
+    Output::bare(json, schema).failure(&Failure::usage(message, help))
+}
+
+/// What clap has to say, without its usage and its pointer to the help: errors are one line here.
+fn one_line(error: &clap::Error) -> String {
+    let text = error.render().to_string();
+    let said = text
+        .split("\n\n")
+        .map(str::trim)
+        .filter(|part| !part.starts_with("Usage:") && !part.starts_with("For more information"));
+    let words = said.flat_map(str::split_whitespace).collect::<Vec<_>>().join(" ");
+    words.trim_start_matches("error: ").to_owned()
+}
+
+fn log_to_stderr(verbose: u8, color: ColorArg) {
+    use tracing_subscriber::filter::LevelFilter;
+    let level = match verbose {
+        0 => LevelFilter::ERROR,
+        1 => LevelFilter::INFO,
+        2 => LevelFilter::DEBUG,
+        _ => LevelFilter::TRACE,
+    };
+    tracing_subscriber::fmt()
+        .with_max_level(level)
+        .with_ansi(output::colored(color, io::stderr().is_terminal()))
+        .with_writer(io::stderr)
+        .init();
+}

@@ -1,0 +1,203 @@
+//! The vendor's firmware file: where it may lie, and whether it is one that we know.
+//!
+//! No firmware is part of this software. `firmware/manifest.toml` names known files by size and SHA-256 and says which
+//! wire variant each speaks; a file that it does not name is refused for a real stick unless the user insists.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+use sha2::{Digest as _, Sha256};
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::wire::WireVersion;
+
+/// Environment variable that names the file.
+pub const FIRMWARE_VARIABLE: &str = "NCS2_FIRMWARE";
+/// Larger files are no firmware of this stick.
+const LARGEST_BYTES: u64 = 64 << 20;
+const OP: &str = "find firmware";
+
+/// A file that the manifest knows.
+#[derive(Clone, PartialEq, Eq, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Known {
+    /// File name in the vendor's packages.
+    pub name: String,
+    /// Which release it is from.
+    pub release: String,
+    /// Size of the file.
+    pub bytes: u64,
+    /// Hash of the file, lower-case hex.
+    pub sha256: String,
+    /// Variant that it speaks, as the manifest writes it.
+    wire: String,
+    /// True when a field report has shown that it boots a stick with this driver.
+    pub verified_on_hardware: bool,
+}
+
+impl Known {
+    /// Variant that it speaks.
+    pub fn version(&self) -> Option<WireVersion> {
+        (self.wire == "V1").then_some(WireVersion::V1)
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Manifest {
+    firmware: Vec<Known>,
+}
+
+/// Every file that this version knows.
+pub fn manifest() -> Vec<Known> {
+    // A test reads it, so a damaged manifest does not get as far as a user.
+    toml::from_str::<Manifest>(include_str!("../../../firmware/manifest.toml"))
+        .map(|m| m.firmware)
+        .unwrap_or_default()
+}
+
+/// A firmware image, read and looked up.
+#[derive(Clone, Debug)]
+pub struct Firmware {
+    /// Where it was found.
+    pub path: PathBuf,
+    /// The file.
+    pub image: Vec<u8>,
+    /// Hash, lower-case hex.
+    pub sha256: String,
+    /// Its manifest entry; `None` for an unknown file that the user insisted on.
+    pub known: Option<Known>,
+}
+
+impl Firmware {
+    /// Variant of the protocol to speak with it: the manifest's, else the only one that was proven.
+    pub fn version(&self) -> WireVersion {
+        self.known.as_ref().and_then(Known::version).unwrap_or_default()
+    }
+
+    /// Reads `path`. A file that the manifest does not name is refused unless `any_firmware`.
+    pub fn read(path: &Path, any_firmware: bool) -> Result<Self> {
+        let failed =
+            |kind, detail: String| Error::new(kind, OP).detail(format!("{}: {detail}", path.display()));
+        let size =
+            fs::metadata(path).map_err(|e| failed(kind_of(&e), "cannot be read".into()).caused_by(e))?.len();
+        if size == 0 || size > LARGEST_BYTES {
+            return Err(failed(ErrorKind::Firmware, format!("{size} bytes are no firmware of this stick")));
+        }
+        let image = fs::read(path).map_err(|e| failed(kind_of(&e), "cannot be read".into()).caused_by(e))?;
+        let sha256: String = Sha256::digest(&image).iter().map(|byte| format!("{byte:02x}")).collect();
+        let known = manifest().into_iter().find(|k| k.bytes == image.len() as u64 && k.sha256 == sha256);
+        if known.is_none() && !any_firmware {
+            return Err(failed(
+                ErrorKind::Firmware,
+                format!(
+                    "{} bytes, sha256 {sha256}: not a firmware that this version knows ({}). \
+                     Install the known one with `ncs2ctl firmware install WHEEL`, or insist with --any-firmware",
+                    image.len(),
+                    manifest()
+                        .iter()
+                        .map(|k| format!("{} of {}", k.name, k.release))
+                        .collect::<Vec<_>>()
+                        .join(", ")
+                ),
+            ));
+        }
+        Ok(Firmware { path: path.to_path_buf(), image, sha256, known })
+    }
+
+    /// Looks in this order: `explicit`, `NCS2_FIRMWARE`, the user's data folder, an installed OpenVINO. The first two
+    /// must be good when they are given; of the others the first known file is taken.
+    pub fn find(explicit: Option<&Path>, any_firmware: bool) -> Result<Self> {
+        if let Some(path) = explicit {
+            return Self::read(path, any_firmware);
+        }
+        if let Some(path) = std::env::var_os(FIRMWARE_VARIABLE).filter(|v| !v.is_empty()) {
+            return Self::read(Path::new(&path), any_firmware);
+        }
+        let candidates = candidates();
+        let mut refused = None;
+        for path in candidates.iter().filter(|path| path.is_file()) {
+            match Self::read(path, any_firmware) {
+                Ok(firmware) => return Ok(firmware),
+                Err(error) => refused = refused.or(Some(error)),
+            }
+        }
+        Err(refused.unwrap_or_else(|| {
+            Error::new(ErrorKind::Firmware, OP).detail(format!(
+                "no firmware file found (looked at --firmware, {FIRMWARE_VARIABLE}, {}): take it out of the \
+                 openvino==2021.4.2 wheel with `ncs2ctl firmware install WHEEL`",
+                candidates.iter().map(|p| p.display().to_string()).collect::<Vec<_>>().join(", ")
+            ))
+        }))
+    }
+}
+
+/// Folder that `firmware install` writes to: `$XDG_DATA_HOME/ncs2/firmware`, by default under `~/.local/share`.
+pub fn data_folder() -> Option<PathBuf> {
+    let set = |name: &str| std::env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
+    let data = set("XDG_DATA_HOME").or_else(|| Some(set("HOME")?.join(".local/share")))?;
+    Some(data.join("ncs2").join("firmware"))
+}
+
+/// Paths that are looked at when the user names none.
+pub fn candidates() -> Vec<PathBuf> {
+    let mut folders: Vec<PathBuf> = data_folder().into_iter().collect();
+    folders.extend(
+        ["OPENVINO_INSTALL_DIR", "INTEL_OPENVINO_DIR"]
+            .iter()
+            .filter_map(|name| std::env::var_os(name).filter(|v| !v.is_empty()))
+            .map(PathBuf::from)
+            .chain(["/opt/intel/openvino_2021".into(), "/opt/intel/openvino".into()])
+            .map(|root| root.join("deployment_tools/inference_engine/lib/intel64")),
+    );
+    let names: Vec<String> = manifest().into_iter().map(|known| known.name).collect();
+    folders.iter().flat_map(|folder| names.iter().map(move |name| folder.join(name))).collect()
+}
+
+fn kind_of(error: &std::io::Error) -> ErrorKind {
+    match error.kind() {
+        std::io::ErrorKind::PermissionDenied => ErrorKind::Permission,
+        _ => ErrorKind::NotFound,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn manifest_reads_and_names_what_it_must() {
+        let manifest = manifest();
+        assert!(!manifest.is_empty(), "the manifest must parse");
+        for known in manifest {
+            assert!(known.version().is_some(), "{}: unknown wire variant", known.name);
+            assert_eq!(known.sha256.len(), 64);
+            assert!(known.sha256.bytes().all(|b| b.is_ascii_hexdigit() && !b.is_ascii_uppercase()));
+        }
+    }
+
+    #[test]
+    fn unknown_file_is_refused_by_hash_and_taken_when_the_user_insists() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let path = folder.path().join("x.mvcmd");
+        fs::write(&path, b"no firmware").expect("written");
+        let error = Firmware::read(&path, false).expect_err("unknown");
+        assert_eq!(error.kind(), ErrorKind::Firmware);
+        assert!(error.to_string().contains("--any-firmware"), "{error}");
+        let firmware = Firmware::read(&path, true).expect("insisted");
+        assert_eq!((firmware.known, firmware.image.len()), (None, 11));
+    }
+
+    #[test]
+    fn missing_and_empty_files_are_named() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let missing = folder.path().join("none.mvcmd");
+        let error = Firmware::read(&missing, true).expect_err("missing");
+        assert_eq!(error.kind(), ErrorKind::NotFound);
+        assert!(error.to_string().contains("none.mvcmd"), "{error}");
+        let empty = folder.path().join("empty.mvcmd");
+        fs::write(&empty, b"").expect("written");
+        assert_eq!(Firmware::read(&empty, true).expect_err("empty").kind(), ErrorKind::Firmware);
+    }
+}

@@ -1,0 +1,284 @@
+//! Warm-up, then windows of counts and samples of heat, until the time is over or the user has seen enough.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use ncs2::runtime::{FleetStats, StickStats};
+use ncs2::{Error, ErrorKind, Fleet, Graph, StickId};
+
+use super::host::{Cost, Sample};
+use super::load::{Load, Plan, Tally};
+use crate::failure::{Failure, Result};
+use crate::interrupt::Interrupt;
+use crate::output::Output;
+
+/// How often the bar moves and the end is looked for.
+const TICK: Duration = Duration::from_millis(100);
+/// How often sticks are asked for their temperature.
+const THERMAL_EVERY: Duration = Duration::from_secs(1);
+/// A stick that takes longer is not waited for.
+const THERMAL_TIMEOUT: Duration = Duration::from_millis(200);
+/// At least so many windows, or stability says nothing.
+const MIN_WINDOWS: u32 = 3;
+/// At most so many, or the report of a long soak is nothing but windows.
+const MAX_WINDOWS: u32 = 100;
+
+/// For how long.
+#[derive(Clone, Copy, Debug)]
+pub struct Times {
+    /// Before measuring.
+    pub warmup: Duration,
+    /// Measuring.
+    pub duration: Duration,
+}
+
+/// Temperatures seen, °C.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub struct Heat {
+    /// Coldest.
+    pub min: f32,
+    /// Hottest.
+    pub max: f32,
+    /// Sum of all, for the mean.
+    pub sum: f64,
+    /// How many.
+    pub count: u32,
+}
+
+/// What one stick did while it was measured.
+#[derive(Clone, Debug)]
+pub struct StickRun {
+    /// As at the end.
+    pub stats: StickStats,
+    /// Time with something in flight.
+    pub busy: Duration,
+    /// In flight, summed over time.
+    pub depth_time: Duration,
+    /// Errors.
+    pub failed: u64,
+    /// Resets.
+    pub resets: u32,
+    /// Leases of host memory from kept buffers, and such that allocated.
+    pub pool: (u64, u64),
+    /// `None` where it never said.
+    pub heat: Option<Heat>,
+    /// Highest level; `None` where it never said.
+    pub throttle_level_max: Option<u8>,
+}
+
+/// What was measured.
+#[derive(Debug)]
+pub struct Measured {
+    /// How long.
+    pub elapsed: Duration,
+    /// Between both ends of the measurement, per stick.
+    pub sticks: Vec<StickRun>,
+    /// What the load generator saw.
+    pub tally: Tally,
+    /// Requests that the load generator sent, from the first on.
+    pub sent: u64,
+    /// Answers that the fleet says that it gave, from the first request on.
+    pub fleet_completed: u64,
+    /// Jobs moved to another stick.
+    pub retried: u64,
+    /// Inferences a second, per window.
+    pub windows: Vec<f64>,
+    /// Length of a window.
+    pub window: Duration,
+    /// Host cost.
+    pub cost: Cost,
+    /// Ctrl-C.
+    pub interrupted: bool,
+    /// Every worker gave up before the end.
+    pub gave_up: bool,
+}
+
+/// Length of a window for a run of `duration`: a second, or so that there are enough and not too many.
+pub fn window(duration: Duration) -> Duration {
+    let shortest = duration / MAX_WINDOWS;
+    let longest = duration / MIN_WINDOWS;
+    Duration::from_secs(1).clamp(shortest, longest)
+}
+
+/// Over the last three windows, all within 10 % of their mean.
+pub fn is_stable(windows: &[f64]) -> bool {
+    let Some(last) = windows.last_chunk::<3>() else { return false };
+    let mean = last.iter().sum::<f64>() / 3.0;
+    mean > 0.0 && last.iter().all(|fps| (fps - mean).abs() <= 0.1 * mean)
+}
+
+/// Runs the load and watches it.
+pub fn measure(
+    fleet: &Fleet,
+    graph: Graph,
+    plan: Plan,
+    times: Times,
+    interrupt: &Interrupt,
+    output: &Output,
+) -> Result<Measured> {
+    let earlier = fleet.stats();
+    let load = Load::start(graph, plan).map_err(|e| {
+        Failure::new(ErrorKind::OutOfMemory, format!("could not start threads: {e}"), "use less depth")
+    })?;
+    let bar = output.bar(times.warmup + times.duration);
+    bar.set_prefix("warm-up");
+    let begin = Instant::now();
+    let mut watch = Watch { fleet, load: &load, interrupt, heat: BTreeMap::new(), asked: begin };
+    while begin.elapsed() < times.warmup && watch.goes_on(times.warmup.saturating_sub(begin.elapsed())) {
+        bar.set_position(millis(begin.elapsed()));
+        bar.set_message(format!("{} of {:?}", seconds(begin.elapsed()), times.warmup));
+    }
+
+    watch.heat.clear();
+    watch.sample_heat();
+    let before = fleet.stats();
+    let host_before = Sample::take();
+    load.set_measuring(true);
+    tracing::debug!("measuring");
+    let start = Instant::now();
+    let window = window(times.duration);
+    let (mut windows, mut window_start, mut window_count) = (Vec::new(), start, 0);
+    bar.set_prefix("measure");
+    while start.elapsed() < times.duration {
+        let next = (window_start + window).min(start + times.duration);
+        if !watch.goes_on(next.saturating_duration_since(Instant::now())) {
+            break;
+        }
+        // The last window ends with the measurement, whatever the sleeps summed up to.
+        let (now, count) = (Instant::now(), load.completed());
+        if now >= window_start + window || now >= start + times.duration {
+            let length = now - window_start;
+            // A sliver at the end is no window.
+            if length * 2 >= window {
+                windows.push((count - window_count) as f64 / length.as_secs_f64());
+            }
+            (window_start, window_count) = (now, count);
+        }
+        bar.set_position(millis(times.warmup + start.elapsed()));
+        let fps = count as f64 / start.elapsed().as_secs_f64();
+        bar.set_message(format!("{fps:.1} fps, {} of {:?}", seconds(start.elapsed()), times.duration));
+        watch.heat_is_due();
+    }
+    load.set_measuring(false);
+    let elapsed = start.elapsed();
+    let cost = Sample::take().since(&host_before);
+    let after = fleet.stats();
+    watch.sample_heat();
+    let (heat, gave_up) = (watch.heat, !load.is_alive());
+    bar.set_prefix("drain");
+    let (tally, sent) = load.finish();
+    bar.finish_and_clear();
+    let end = fleet.stats();
+    Ok(Measured {
+        elapsed,
+        sticks: sticks(&before, &after, &heat),
+        sent,
+        fleet_completed: end.completed.saturating_sub(earlier.completed),
+        retried: after.retried.saturating_sub(before.retried),
+        tally,
+        windows,
+        window,
+        cost,
+        interrupted: interrupt.is_pressed(),
+        gave_up,
+    })
+}
+
+/// What is looked at while the load runs.
+struct Watch<'a> {
+    fleet: &'a Fleet,
+    load: &'a Load,
+    interrupt: &'a Interrupt,
+    heat: BTreeMap<StickId, (Option<Heat>, Option<u8>)>,
+    asked: Instant,
+}
+
+impl Watch<'_> {
+    /// Waits for at most a tick; false when the run is over before its time.
+    fn goes_on(&self, at_most: Duration) -> bool {
+        // The channel wakes at once on Ctrl-C; whether it was pressed is asked of the counter.
+        let _ = self.interrupt.channel().recv_timeout(at_most.min(TICK));
+        !self.interrupt.is_pressed() && self.load.is_alive()
+    }
+
+    fn heat_is_due(&mut self) {
+        if self.asked.elapsed() >= THERMAL_EVERY {
+            self.sample_heat();
+        }
+    }
+
+    fn sample_heat(&mut self) {
+        self.asked = Instant::now();
+        // A silent sensor is no reason to end a benchmark; it shows as null.
+        let _: Result<(), Error> = self.fleet.refresh_telemetry(THERMAL_TIMEOUT);
+        for stick in self.fleet.stats().sticks {
+            let (heat, level) = self.heat.entry(stick.id).or_default();
+            if let Some(t) = stick.temperature_c {
+                let h = heat.get_or_insert(Heat { min: t, max: t, sum: 0.0, count: 0 });
+                *h = Heat {
+                    min: h.min.min(t),
+                    max: h.max.max(t),
+                    sum: h.sum + f64::from(t),
+                    count: h.count + 1,
+                };
+            }
+            *level = (*level).max(stick.throttle_level);
+        }
+    }
+}
+
+fn sticks(
+    before: &FleetStats,
+    after: &FleetStats,
+    heat: &BTreeMap<StickId, (Option<Heat>, Option<u8>)>,
+) -> Vec<StickRun> {
+    after
+        .sticks
+        .iter()
+        .map(|stats| {
+            let earlier = before.sticks.iter().find(|s| s.id == stats.id);
+            let (heat, throttle_level_max) = heat.get(&stats.id).copied().unwrap_or_default();
+            StickRun {
+                busy: stats.busy.saturating_sub(earlier.map_or(Duration::ZERO, |s| s.busy)),
+                depth_time: stats.depth_time.saturating_sub(earlier.map_or(Duration::ZERO, |s| s.depth_time)),
+                failed: stats.failed.saturating_sub(earlier.map_or(0, |s| s.failed)),
+                resets: stats.resets.saturating_sub(earlier.map_or(0, |s| s.resets)),
+                pool: (
+                    stats.host_pool.hits.saturating_sub(earlier.map_or(0, |s| s.host_pool.hits)),
+                    stats.host_pool.misses.saturating_sub(earlier.map_or(0, |s| s.host_pool.misses)),
+                ),
+                stats: stats.clone(),
+                heat,
+                throttle_level_max,
+            }
+        })
+        .collect()
+}
+
+fn millis(d: Duration) -> u64 {
+    u64::try_from(d.as_millis()).unwrap_or(u64::MAX)
+}
+
+fn seconds(d: Duration) -> String {
+    format!("{:.1}s", d.as_secs_f64())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn windows_are_a_second_where_that_makes_sense() {
+        assert_eq!(window(Duration::from_secs(10)), Duration::from_secs(1));
+        assert_eq!(window(Duration::from_millis(900)), Duration::from_millis(300));
+        assert_eq!(window(Duration::from_secs(1000)), Duration::from_secs(10));
+    }
+
+    #[test]
+    fn stable_looks_at_the_last_three() {
+        assert!(is_stable(&[1.0, 100.0, 105.0, 95.0]));
+        assert!(!is_stable(&[100.0, 100.0, 125.0]));
+        assert!(!is_stable(&[100.0, 100.0]));
+        assert!(!is_stable(&[0.0, 0.0, 0.0]), "nothing at all is no steady state");
+    }
+}

@@ -1,0 +1,202 @@
+//! The report as people read it.
+
+use super::report::{Millis, Report};
+use crate::open::Simulation;
+use crate::output::{Output, Style, bytes, grouped, three_digits, time, wrap};
+use std::time::Duration;
+
+/// The whole report.
+pub fn report(output: &Output, report: &Report, simulation: Option<&Simulation>) -> String {
+    let sticks = match report.devices.len() {
+        1 => "1 stick".to_owned(),
+        n => format!("{n} sticks"),
+    };
+    let mut text = format!("{} on {sticks}", output.paint(Style::Bold, &report.model.name));
+    if let Some(simulation) = simulation {
+        text.push_str(&format!(", {}", output.paint(Style::Warn, simulation.describe())));
+    }
+    text.push_str("\n\n");
+    let mut line = |name: &str, value: String| {
+        let value = wrap(&value, output.width() - 14, &" ".repeat(14));
+        text.push_str(&format!("  {name:<12}{value}\n"));
+    };
+    line(
+        "model",
+        format!(
+            "{} multiply-accumulates ({} GOP), sha256 {}",
+            grouped(report.model.macs),
+            three_digits(report.model.ops_per_inference as f64 / 1e9),
+            &report.model.sha256[..16.min(report.model.sha256.len())]
+        ),
+    );
+    let config = &report.config;
+    let mut settings = format!(
+        "{} after {} warm-up, depth {}, {} graph{} a stick, batch {}, {}, {} order, input {}",
+        seconds(report.seconds),
+        seconds(config.warmup_s),
+        config.depth,
+        config.graphs,
+        if config.graphs == 1 { "" } else { "s" },
+        config.batch,
+        config.policy,
+        config.ordering,
+        crate::failure::one_line(&config.input),
+    );
+    if let Some(rate) = config.rate_fps {
+        settings.push_str(&format!(", sent at {rate} fps"));
+    }
+    line("settings", settings);
+    let stable = if report.stable {
+        "stable: the last three windows within 10 %".to_owned()
+    } else if report.fps_windows.len() < 3 {
+        "too short to say whether it is stable".to_owned()
+    } else {
+        output.paint(Style::Warn, "not stable: the last three windows are not within 10 %")
+    };
+    line("speed", format!("{} fps, {stable}", output.paint(Style::Bold, format!("{:.1}", report.fps))));
+    line("latency", latency(output, &report.latency_ms));
+    let s = &report.stage_us;
+    let stage = |name: &str, us: f64| format!("{name} {}", micros(output, us));
+    let stages = [
+        stage("queue", s.queue.mean),
+        stage("prepare", s.prepare.mean),
+        stage("upload", s.upload.mean),
+        stage("execute", s.execute.mean),
+        stage("download", s.download.mean),
+        stage("finish", s.finish.mean),
+    ];
+    line("stages", stages.join(", "));
+    line("compute", compute(report));
+    if let Some(target) = report.target_tops {
+        let progress = report.target_ratio.map_or("unknown".to_owned(), |ratio| {
+            format!("{} {} %", bar(output, ratio, 30), three_digits(100.0 * ratio))
+        });
+        line("target", format!("{progress} of {target} TOPS"));
+    }
+    line("answers", answers(output, report));
+    if report.devices.len() > 1
+        && let Some(scaling) = report.scaling_efficiency
+    {
+        line("scaling", format!("{:.2} of {} times the best stick", scaling, report.devices.len()));
+    }
+    if let Some(ceiling) = report.link_ceiling_fps {
+        line("link", format!("{:.0} fps is the most that it could carry (estimate)", ceiling));
+    }
+    line("host", host(output, report));
+    text.push('\n');
+    text.push_str(&devices(output, report));
+    text.push('\n');
+    let verdict = format!("{}: {}", report.diagnosis, report.diagnosis_text);
+    text.push_str(&format!("  {}\n", wrap(&verdict, output.width() - 2, "  ")));
+    if report.interrupted {
+        text.push_str("  interrupted: what was measured until then\n");
+    }
+    text
+}
+
+fn seconds(s: f64) -> String {
+    format!("{s:.1} s")
+}
+
+fn micros(output: &Output, us: f64) -> String {
+    time(output, Duration::from_secs_f64(us.max(0.0) / 1e6))
+}
+
+fn latency(output: &Output, ms: &Millis) -> String {
+    let t = |ms: f64| micros(output, ms * 1e3);
+    format!(
+        "mean {}, p50 {}, p90 {}, p95 {}, p99 {}, max {}",
+        t(ms.mean),
+        t(ms.p50),
+        t(ms.p90),
+        t(ms.p95),
+        t(ms.p99),
+        t(ms.max)
+    )
+}
+
+fn compute(report: &Report) -> String {
+    let (Some(tops), Some(percent)) = (report.tops, report.percent_of_peak) else {
+        return format!("no TOPS: {}", report.tops_reason.unwrap_or("unknown"));
+    };
+    let of = if report.simulated { " (simulated)" } else { "" };
+    format!(
+        "{} TOPS{of}, {} % of the peak of {:.1}; {} % of the {:.1} that a second source gives for FP16",
+        three_digits(tops),
+        three_digits(percent),
+        report.tops_peak,
+        three_digits(2.0 * percent),
+        report.tops_peak / 2.0
+    )
+}
+
+fn answers(output: &Output, report: &Report) -> String {
+    let bad = |n: u64, what: &str| {
+        let text = format!("{} {what}", grouped(n));
+        if n > 0 { output.paint(Style::Bad, text) } else { text }
+    };
+    let mut parts = vec![
+        format!("{} completed", grouped(report.completed)),
+        bad(report.failed, "failed"),
+        bad(report.lost, "lost"),
+        bad(report.duplicated, "duplicated"),
+        format!("{} retried", grouped(report.retried)),
+    ];
+    parts.push(report.mismatched.map_or("not checked".into(), |n| bad(n, "wrong")));
+    parts.join(", ")
+}
+
+fn host(output: &Output, report: &Report) -> String {
+    let host = &report.host;
+    let Some(cpu) = host.cpu_us_per_inference else { return "nothing to divide by".into() };
+    let mut text = format!(
+        "{} CPU and {:.1} context switches an inference, {} threads, {} resident",
+        micros(output, cpu),
+        host.context_switches_per_inference.unwrap_or(0.0),
+        host.threads,
+        bytes(host.rss_bytes)
+    );
+    if let Some(cpu) = host.virtual_sticks_cpu_us_per_inference.filter(|&cpu| cpu > 0.0) {
+        text.push_str(&format!(" (virtual sticks beside it: {} CPU)", micros(output, cpu)));
+    }
+    text
+}
+
+fn devices(output: &Output, report: &Report) -> String {
+    let degree = output.glyph("°C", "C");
+    let headings =
+        ["stick", "fps", "TOPS", "done", "failed", "busy", "depth", "p50", "p99", degree, "level", "resets"];
+    let mut table = output.table(&headings, &["stick"]);
+    let dash = || "-".to_owned();
+    for d in &report.devices {
+        table.add_row([
+            d.id.clone(),
+            format!("{:.1}", d.fps),
+            d.tops.map_or_else(dash, three_digits),
+            d.completed.to_string(),
+            d.failed.to_string(),
+            format!("{:.0} %", 100.0 * d.busy_ratio),
+            format!("{:.1}", d.depth_mean),
+            micros(output, 1e3 * d.latency_ms.p50),
+            micros(output, 1e3 * d.latency_ms.p99),
+            d.temperature_c.as_ref().map_or_else(dash, |t| format!("{:.1}", t.max)),
+            d.throttle_level_max.map_or_else(dash, |l| l.to_string()),
+            d.resets.to_string(),
+        ]);
+    }
+    let mut text = output.lines(&table);
+    for d in &report.devices {
+        if let Some(failure) = &d.failure {
+            let failure = format!("{}: {}", d.id, crate::failure::one_line(failure));
+            text.push_str(&format!("  {}\n", output.paint(Style::Bad, failure)));
+        }
+    }
+    text
+}
+
+/// A filled bar.
+fn bar(output: &Output, ratio: f64, width: usize) -> String {
+    let filled = ((ratio.clamp(0.0, 1.0) * width as f64).round() as usize).min(width);
+    let (full, empty) = (output.glyph("█", "#"), output.glyph("░", "."));
+    full.repeat(filled) + &empty.repeat(width - filled)
+}

@@ -1,0 +1,583 @@
+//! The definitions of commands and flags; help, completions and man pages are all made from them.
+
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+use clap::{ArgAction, Args, CommandFactory, Parser, Subcommand, ValueEnum, ValueHint};
+
+/// Drives Intel Neural Compute Stick 2 devices, real and virtual, without the vendor's runtime
+#[derive(Parser, Debug)]
+#[command(
+    name = "ncs2ctl",
+    version = VERSION,
+    max_term_width = 100,
+    subcommand_required = true,
+    arg_required_else_help = true,
+    after_help = "\
+Examples:
+  ncs2ctl list
+  ncs2ctl blob info net.blob --layers
+  ncs2ctl run net.blob --input cat.jpg --top 5 --labels labels.txt
+  ncs2ctl --sim 3 bench net.blob --duration 10s
+
+Exit codes: 0 done, 1 negative result (no stick listed, a check failed), 2 failure, 64 wrong usage."
+)]
+pub struct Cli {
+    /// What every command understands.
+    #[command(flatten)]
+    pub global: Global,
+    /// The command.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// Version, and the commit where it was known at build time.
+pub const VERSION: &str = env!("NCS2CTL_VERSION");
+
+/// Flags that every command understands.
+#[derive(Args, Debug, Clone)]
+pub struct Global {
+    /// Use N virtual sticks instead of real ones; PROFILE is a built-in name or a file
+    #[arg(
+        long,
+        global = true,
+        env = "NCS2_SIM",
+        hide_env_values = true,
+        value_name = "N[,PROFILE]",
+        help_heading = "Sticks"
+    )]
+    pub sim: Option<Sim>,
+    /// Use only this stick: a USB port path such as 1-2.3, or sim0; may be repeated
+    #[arg(
+        long,
+        global = true,
+        env = "NCS2_DEVICE",
+        hide_env_values = true,
+        value_name = "ID",
+        value_delimiter = ',',
+        help_heading = "Sticks"
+    )]
+    pub device: Vec<String>,
+    /// Boot real sticks with this firmware file instead of the installed one
+    #[arg(long, global = true, value_name = "FILE", help_heading = "Sticks", value_hint = ValueHint::FilePath)]
+    pub firmware: Option<PathBuf>,
+    /// Accept a firmware file that the manifest does not name
+    #[arg(long, global = true, help_heading = "Sticks")]
+    pub any_firmware: bool,
+    /// With --sim: compute the network on the CPU, or a fixed function of graph and input
+    #[arg(
+        long,
+        global = true,
+        env = "NCS2_ENGINE",
+        hide_env_values = true,
+        value_enum,
+        help_heading = "Sticks"
+    )]
+    pub engine: Option<EngineArg>,
+    /// With --sim: take the time that a stick would take, or none
+    #[arg(
+        long,
+        global = true,
+        env = "NCS2_TIMING",
+        hide_env_values = true,
+        value_enum,
+        help_heading = "Sticks"
+    )]
+    pub timing: Option<TimingArg>,
+    /// With --sim: break as this plan says (not built yet)
+    #[arg(long, global = true, value_name = "PLAN", hide = true)]
+    pub fault: Option<String>,
+    /// With --sim: write every transfer to this file (not built yet)
+    #[arg(long, global = true, value_name = "FILE", hide = true)]
+    pub trace: Option<PathBuf>,
+    /// Defaults from a TOML file (not built yet)
+    #[arg(long, global = true, value_name = "FILE", hide = true)]
+    pub config: Option<PathBuf>,
+    /// Print one JSON document instead of text
+    #[arg(long, global = true, help_heading = "Output")]
+    pub json: bool,
+    /// No progress and no remarks
+    #[arg(long, short, global = true, help_heading = "Output")]
+    pub quiet: bool,
+    /// Log to stderr; twice for more
+    #[arg(long, short, global = true, action = ArgAction::Count, help_heading = "Output")]
+    pub verbose: u8,
+    /// When to colour
+    #[arg(long, global = true, value_enum, default_value = "auto", help_heading = "Output")]
+    pub color: ColorArg,
+}
+
+/// `--sim`.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Sim {
+    /// Virtual sticks of this process.
+    Rack {
+        /// How many, at least 1.
+        sticks: usize,
+        /// Profile; `None` for the default one.
+        profile: Option<String>,
+    },
+    /// Those of a server.
+    Server(PathBuf),
+}
+
+/// Most virtual sticks of one process: each costs memory and turns of a thread, more is a slip of the finger.
+const MAX_SIM: usize = 256;
+
+impl FromStr for Sim {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if let Some(path) = text.strip_prefix("unix:") {
+            return if path.is_empty() {
+                Err("expected a path after `unix:`".into())
+            } else {
+                Ok(Sim::Server(path.into()))
+            };
+        }
+        let (count, profile) = match text.split_once(',') {
+            Some((_, "")) => return Err("expected a profile after the comma".into()),
+            Some((count, profile)) => (count, Some(profile.to_owned())),
+            None => (text, None),
+        };
+        match count.parse::<usize>() {
+            Ok(sticks) if (1..=MAX_SIM).contains(&sticks) => Ok(Sim::Rack { sticks, profile }),
+            _ => Err(format!("expected a number of virtual sticks from 1 to {MAX_SIM}, found `{count}`")),
+        }
+    }
+}
+
+/// `--engine`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub enum EngineArg {
+    /// The network itself, on the CPU
+    Execute,
+    /// A fixed function of graph and input, at almost no cost
+    Hash,
+}
+
+/// `--timing`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub enum TimingArg {
+    /// As long as the profile says a stick would take
+    Model,
+    /// As fast as this machine goes
+    Zero,
+}
+
+/// `--color`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub enum ColorArg {
+    /// When standard output is a terminal and `NO_COLOR` is not set
+    Auto,
+    /// Always
+    Always,
+    /// Never
+    Never,
+}
+
+/// The commands.
+#[derive(Subcommand, Debug)]
+pub enum Command {
+    /// Lists every stick without opening any
+    #[command(after_help = "\
+Examples:
+  ncs2ctl list
+  ncs2ctl --json list | jq -r '.devices[].id'
+
+Exits 1 when there is no stick.")]
+    List,
+    /// Opens the sticks and prints what they say of themselves
+    #[command(after_help = "\
+Examples:
+  ncs2ctl info
+  ncs2ctl --sim 2 info --json
+  ncs2ctl info --device 1-2.3")]
+    Info,
+    /// Looks into compiled graphs
+    #[command(subcommand_required = true, arg_required_else_help = true)]
+    Blob {
+        /// What to do.
+        #[command(subcommand)]
+        command: BlobCommand,
+    },
+    /// Runs a network on files
+    Run(Box<RunArgs>),
+    /// Measures speed, latency and share of peak
+    Bench(Box<BenchArgs>),
+    /// Prints completions for a shell
+    #[command(after_help = "\
+Examples:
+  ncs2ctl completions bash > ~/.local/share/bash-completion/completions/ncs2ctl
+  ncs2ctl completions fish > ~/.config/fish/completions/ncs2ctl.fish")]
+    Completions {
+        /// Which shell
+        shell: clap_complete::Shell,
+    },
+    /// Prints the manual page, or writes one for every command
+    #[command(after_help = "\
+Examples:
+  ncs2ctl man | man -l -
+  ncs2ctl man --output ~/.local/share/man/man1")]
+    Man {
+        /// Write one page for every command into this folder
+        #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+        output: Option<PathBuf>,
+    },
+}
+
+/// `blob …`
+#[derive(Subcommand, Debug)]
+pub enum BlobCommand {
+    /// Prints what a compiled graph takes, gives and costs; needs no stick
+    #[command(after_help = "\
+Examples:
+  ncs2ctl blob info net.blob
+  ncs2ctl blob info net.blob --layers
+  ncs2ctl blob info net.blob --json | jq .macs")]
+    Info {
+        /// The compiled graph
+        #[arg(value_hint = ValueHint::FilePath)]
+        file: PathBuf,
+        /// Add a table of all stages
+        #[arg(long)]
+        layers: bool,
+    },
+}
+
+/// `run`
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Examples:
+  ncs2ctl run net.blob --input cat.jpg --top 5 --labels labels.txt
+  ncs2ctl run net.blob --input data=a.npy --input state=b.npy --output answers/
+  ncs2ctl --sim 1 run net.blob --random 7 --json
+  ncs2ctl run net.blob --input x.npy --check prob=expected.npy --tolerance 1%
+
+Files: .npy (converted to the network's own type where no value is lost), .png and .jpg (resized),
+.bin (the network's own type, values in the order of the shape that `blob info` prints).
+A file that holds several elements, and several files, are several inferences.
+Outputs: DIR/TENSOR.npy, or DIR/N.TENSOR.npy for the N-th of several inferences, counted from 0.")]
+pub struct RunArgs {
+    /// The compiled graph
+    #[arg(value_name = "BLOB", value_hint = ValueHint::FilePath)]
+    pub blob: PathBuf,
+    /// Input file; NAME=FILE where the network has several inputs
+    #[arg(long, short, value_name = "[NAME=]FILE", num_args = 1.., required_unless_present = "random")]
+    pub input: Vec<String>,
+    /// Random input instead, the same for the same seed
+    #[arg(long, value_name = "SEED", conflicts_with = "input")]
+    pub random: Option<u64>,
+    /// Image preparation.
+    #[command(flatten)]
+    pub image: ImageArgs,
+    /// Write every output as .npy into this folder
+    #[arg(long, short, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub output: Option<PathBuf>,
+    /// Print the K largest values of every output
+    #[arg(long, value_name = "K", value_parser = clap::value_parser!(u32).range(1..))]
+    pub top: Option<u32>,
+    /// Names of the values, one a line
+    #[arg(long, value_name = "FILE", requires = "top", value_hint = ValueHint::FilePath)]
+    pub labels: Option<PathBuf>,
+    /// Compare an output with this .npy; exit 1 when it is not within the tolerance; may be repeated
+    #[arg(long, value_name = "[NAME=]REF", num_args = 1..)]
+    pub check: Vec<String>,
+    /// Allowed difference: 1% of the largest reference value, or an absolute number
+    #[arg(long, value_name = "X[%]", default_value = "1%", requires = "check")]
+    pub tolerance: Tolerance,
+    /// Order on the wire
+    #[arg(long, value_enum, default_value = "vendor")]
+    pub ordering: OrderingArg,
+}
+
+/// How a picture becomes a tensor.
+#[derive(Args, Debug, Clone, Default)]
+pub struct ImageArgs {
+    /// Pictures: subtract this from every value, one number or one for each channel
+    #[arg(long, value_name = "M[,M,M]", value_delimiter = ',', allow_hyphen_values = true)]
+    pub mean: Vec<f32>,
+    /// Pictures: then divide by this, one number or one for each channel
+    #[arg(long, value_name = "S[,S,S]", value_delimiter = ',')]
+    pub scale: Vec<f32>,
+    /// Pictures: blue first
+    #[arg(long)]
+    pub bgr: bool,
+}
+
+/// `--tolerance`.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub enum Tolerance {
+    /// Of the largest absolute reference value, 0.01 for `1%`.
+    Share(f64),
+    /// In the tensor's own unit.
+    Absolute(f64),
+}
+
+impl FromStr for Tolerance {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (number, share) = match text.strip_suffix('%') {
+            Some(number) => (number, true),
+            None => (text, false),
+        };
+        match number.parse::<f64>() {
+            Ok(x) if x.is_finite() && x >= 0.0 => {
+                Ok(if share { Tolerance::Share(x / 100.0) } else { Tolerance::Absolute(x) })
+            }
+            _ => Err("expected a number such as 0.001, or a share such as 1%".into()),
+        }
+    }
+}
+
+/// `--ordering`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub enum OrderingArg {
+    /// Every step waits for the one before, as the vendor's client does
+    Vendor,
+    /// Nothing waits that need not; unproven on real firmware
+    Pipelined,
+}
+
+impl OrderingArg {
+    /// As JSON has it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            OrderingArg::Vendor => "vendor",
+            OrderingArg::Pipelined => "pipelined",
+        }
+    }
+
+    /// As the library has it.
+    pub fn to_library(self) -> ncs2::stick::Ordering {
+        match self {
+            OrderingArg::Vendor => ncs2::stick::Ordering::Vendor,
+            OrderingArg::Pipelined => ncs2::stick::Ordering::Pipelined,
+        }
+    }
+}
+
+/// `bench`
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Examples:
+  ncs2ctl bench net.blob
+  ncs2ctl --sim 3 bench net.blob --duration 30s --target-tops 1
+  ncs2ctl --sim 3 --timing zero bench net.blob        # the host's own cost
+  ncs2ctl bench net.blob --json --min-fps 100 || echo too slow
+
+Ctrl-C ends the run early and still prints the report.")]
+pub struct BenchArgs {
+    /// The compiled graph
+    #[arg(value_name = "BLOB", required = true, num_args = 1.., value_hint = ValueHint::FilePath)]
+    pub blobs: Vec<PathBuf>,
+    /// How long to measure
+    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = positive_duration)]
+    pub duration: Duration,
+    /// How long to run before measuring
+    #[arg(long, value_name = "TIME", default_value = "1s", value_parser = duration)]
+    pub warmup: Duration,
+    /// Inferences in flight on each graph of each stick: auto or 1 to 16
+    #[arg(long, value_name = "auto|N", default_value = "auto")]
+    pub depth: Depth,
+    /// Instances of the graph on each stick, 1 to 4
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=4))]
+    pub graphs: u32,
+    /// Order on the wire
+    #[arg(long, value_enum, default_value = "vendor")]
+    pub ordering: OrderingArg,
+    /// Send at this rate instead of as fast as answers come; latency counts from the intended time
+    #[arg(long, value_name = "FPS", value_parser = positive)]
+    pub rate: Option<f64>,
+    /// Input file; NAME=FILE where the network has several inputs
+    #[arg(long, short, value_name = "[NAME=]FILE", num_args = 1.., conflicts_with = "random")]
+    pub input: Vec<String>,
+    /// Seed of the random inputs
+    #[arg(long, value_name = "SEED", default_value_t = 0)]
+    pub random: u64,
+    /// Image preparation.
+    #[command(flatten)]
+    pub image: ImageArgs,
+    /// Show the progress to this many TOPS
+    #[arg(long, value_name = "X", value_parser = positive)]
+    pub target_tops: Option<f64>,
+    /// Exit 1 below this speed
+    #[arg(long, value_name = "X", value_parser = positive)]
+    pub min_fps: Option<f64>,
+    /// How often an inference may move to another stick after its own was lost
+    #[arg(long, value_name = "N", default_value_t = 2)]
+    pub retries: u32,
+    /// Write the JSON report to this file too
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub save: Option<PathBuf>,
+    /// Known to the contract, refused until they are built.
+    #[command(flatten)]
+    pub later: LaterBenchArgs,
+}
+
+/// Flags of `bench` that the contract names and that are not built yet: each is refused by name, none is ignored.
+#[derive(Args, Debug)]
+pub struct LaterBenchArgs {
+    #[arg(long, hide = true)]
+    batch: Option<String>,
+    #[arg(long, hide = true)]
+    policy: Option<String>,
+    #[arg(long, hide = true)]
+    soak: bool,
+    #[arg(long, hide = true)]
+    compare: Option<PathBuf>,
+    #[arg(long, hide = true)]
+    batch_sizes: Option<String>,
+    #[arg(long, hide = true)]
+    targets: Option<PathBuf>,
+    #[arg(long, hide = true)]
+    levels: bool,
+    #[arg(long, hide = true)]
+    target_latency: Option<String>,
+    #[arg(long, hide = true)]
+    pin: Option<String>,
+    #[arg(long, hide = true)]
+    trace_out: Option<PathBuf>,
+    #[arg(long, hide = true)]
+    metrics_listen: Option<String>,
+}
+
+impl LaterBenchArgs {
+    /// The first flag given that is not built yet.
+    pub fn first(&self) -> Option<&'static str> {
+        [
+            (self.batch.is_some(), "--batch"),
+            // What first light does anyway may be asked for by name.
+            (self.policy.as_deref().is_some_and(|p| p != "round-robin"), "--policy (other than round-robin)"),
+            (self.soak, "--soak"),
+            (self.compare.is_some(), "--compare"),
+            (self.batch_sizes.is_some(), "--batch-sizes"),
+            (self.targets.is_some(), "--targets"),
+            (self.levels, "--levels"),
+            (self.target_latency.is_some(), "--target-latency"),
+            (self.pin.is_some(), "--pin"),
+            (self.trace_out.is_some(), "--trace-out"),
+            (self.metrics_listen.is_some(), "--metrics-listen"),
+        ]
+        .into_iter()
+        .find_map(|(given, name)| given.then_some(name))
+    }
+}
+
+/// `--depth`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Depth {
+    /// The tool chooses.
+    Auto,
+    /// 1 to 16.
+    Fixed(u32),
+    /// A sweep.
+    Range(u32, u32),
+}
+
+impl FromStr for Depth {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let number = |t: &str| t.parse::<u32>().ok().filter(|n| (1..=16).contains(n));
+        let expected =
+            || format!("expected auto, a number from 1 to 16 or a range such as 1..8, found `{text}`");
+        if text == "auto" {
+            return Ok(Depth::Auto);
+        }
+        match text.split_once("..") {
+            Some((a, b)) => match (number(a), number(b)) {
+                (Some(a), Some(b)) if a <= b => Ok(Depth::Range(a, b)),
+                _ => Err(expected()),
+            },
+            None => number(text).map(Depth::Fixed).ok_or_else(expected),
+        }
+    }
+}
+
+/// `1.5s`, `500ms`, `2m`, `1h`.
+pub fn duration(text: &str) -> Result<Duration, String> {
+    let expected = || format!("expected a time such as 500ms, 10s, 2m or 1h, found `{text}`");
+    let digits = text.find(|c: char| !c.is_ascii_digit() && c != '.').ok_or_else(expected)?;
+    let (number, unit) = text.split_at(digits);
+    let seconds = number.parse::<f64>().map_err(|_| expected())?
+        * match unit {
+            "ms" => 1e-3,
+            "s" => 1.0,
+            "m" | "min" => 60.0,
+            "h" => 3600.0,
+            _ => return Err(expected()),
+        };
+    // A year is more than any run; beyond it the arithmetic of clocks is not worth trusting.
+    if seconds > 3.2e7 {
+        return Err(format!("{text} is longer than a year"));
+    }
+    Duration::try_from_secs_f64(seconds).map_err(|_| expected())
+}
+
+fn positive_duration(text: &str) -> Result<Duration, String> {
+    match duration(text)? {
+        d if d < Duration::from_millis(10) => Err("expected at least 10ms".into()),
+        d => Ok(d),
+    }
+}
+
+fn positive(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(x) if x.is_finite() && x > 0.0 => Ok(x),
+        _ => Err("expected a number above 0".into()),
+    }
+}
+
+/// The whole definition, for completions and man pages.
+pub fn definition() -> clap::Command {
+    Cli::command()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn definition_is_consistent() {
+        definition().debug_assert();
+    }
+
+    #[test]
+    fn sim_is_read_or_refused() {
+        assert_eq!("3".parse(), Ok(Sim::Rack { sticks: 3, profile: None }));
+        assert_eq!("2,hot".parse(), Ok(Sim::Rack { sticks: 2, profile: Some("hot".into()) }));
+        assert_eq!("unix:/x".parse(), Ok(Sim::Server("/x".into())));
+        for bad in ["0", "", "-1", "x", "3,", "unix:", "257", "99999999999999999999"] {
+            assert!(bad.parse::<Sim>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn durations_are_read_or_refused() {
+        assert_eq!(duration("1.5s"), Ok(Duration::from_millis(1500)));
+        assert_eq!(duration("500ms"), Ok(Duration::from_millis(500)));
+        assert_eq!(duration("2m"), Ok(Duration::from_secs(120)));
+        for bad in ["", "10", "s", "1.2.3s", "-1s", "1d", "1e9h", "9999999h"] {
+            assert!(duration(bad).is_err(), "{bad}");
+        }
+        assert!(positive_duration("0s").is_err());
+    }
+
+    #[test]
+    fn depth_and_tolerance_are_read_or_refused() {
+        assert_eq!("auto".parse(), Ok(Depth::Auto));
+        assert_eq!("16".parse(), Ok(Depth::Fixed(16)));
+        assert_eq!("1..8".parse(), Ok(Depth::Range(1, 8)));
+        for bad in ["0", "17", "8..1", "a", "1..", ""] {
+            assert!(bad.parse::<Depth>().is_err(), "{bad}");
+        }
+        assert_eq!("1%".parse(), Ok(Tolerance::Share(0.01)));
+        assert_eq!("0.5".parse(), Ok(Tolerance::Absolute(0.5)));
+        for bad in ["", "%", "-1", "nan%", "inf"] {
+            assert!(bad.parse::<Tolerance>().is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,9 @@
+//! The commands, one file each.
+
+pub mod bench;
+pub mod blob;
+pub mod completions;
+pub mod info;
+pub mod list;
+pub mod man;
+pub mod run;

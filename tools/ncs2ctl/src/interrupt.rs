@@ -1,0 +1,48 @@
+//! Ctrl-C: once drains, twice stops.
+
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use crossbeam_channel::{Receiver, bounded};
+
+use crate::failure::{Failure, Result};
+
+static PRESSED: AtomicU32 = AtomicU32::new(0);
+
+/// Exit code of a program that a signal stopped, as shells have it: 128 + SIGINT.
+const STOPPED: i32 = 130;
+
+/// Knows whether the user pressed Ctrl-C, and can be waited on.
+pub struct Interrupt {
+    pressed: Receiver<()>,
+}
+
+impl Interrupt {
+    /// Takes over Ctrl-C from now on. Call once per process.
+    pub fn install() -> Result<Self> {
+        let (sender, pressed) = bounded(1);
+        ctrlc::set_handler(move || {
+            if PRESSED.fetch_add(1, Ordering::SeqCst) > 0 {
+                std::process::exit(STOPPED);
+            }
+            let _ = sender.try_send(());
+        })
+        .map_err(|e| {
+            Failure::new(
+                ncs2::ErrorKind::Unsupported,
+                format!("could not take over Ctrl-C: {e}"),
+                "run it in an ordinary shell",
+            )
+        })?;
+        Ok(Interrupt { pressed })
+    }
+
+    /// True since the first Ctrl-C.
+    pub fn is_pressed(&self) -> bool {
+        PRESSED.load(Ordering::SeqCst) > 0
+    }
+
+    /// Becomes readable at the first Ctrl-C.
+    pub fn channel(&self) -> &Receiver<()> {
+        &self.pressed
+    }
+}

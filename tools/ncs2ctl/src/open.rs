@@ -1,0 +1,283 @@
+//! `--sim`, `--device` and their companions become sticks, and sticks a fleet. The one place that knows `Rack`.
+
+use std::time::Duration;
+
+use ncs2::runtime::FleetConfig;
+use ncs2::transport::usb::{boot, discover};
+use ncs2::wire::{DdrType, FirmwarePatches};
+use ncs2::{ErrorKind, Fleet, Port, StickId};
+use ncs2_device::{Engine, Rack, RackOptions, Timing};
+
+use crate::cli::{EngineArg, Global, Sim, TimingArg};
+use crate::failure::{Failure, Result};
+
+/// Built-in profile of `--sim N`.
+const DEFAULT_PROFILE: &str = "ncs2";
+/// Time for jobs in flight to end when a command is done with the sticks.
+const DRAIN: Duration = Duration::from_secs(10);
+
+/// How the virtual sticks of this run behave.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Simulation {
+    /// Profile name.
+    pub profile: String,
+    /// What outputs are made of.
+    pub engine: Engine,
+    /// How long things take.
+    pub timing: Timing,
+}
+
+impl Simulation {
+    /// As JSON has it.
+    pub fn engine_str(&self) -> &'static str {
+        match self.engine {
+            Engine::Execute => "execute",
+            Engine::Hash => "hash",
+        }
+    }
+
+    /// As JSON has it.
+    pub fn timing_str(&self) -> &'static str {
+        match self.timing {
+            Timing::Model => "model",
+            Timing::Zero => "zero",
+        }
+    }
+
+    /// `simulated: profile ncs2, engine hash, timing model`.
+    pub fn describe(&self) -> String {
+        format!(
+            "simulated: profile {}, engine {}, timing {}",
+            self.profile,
+            self.engine_str(),
+            self.timing_str()
+        )
+    }
+}
+
+/// A stick that was found, not opened.
+#[derive(Clone, Debug)]
+pub struct Listed {
+    /// Name.
+    pub id: StickId,
+    /// `unbooted`, `booted`, `ours`, `busy`, `unsupported`.
+    pub state: &'static str,
+    /// Mb/s; `None` where there is no bus or the kernel does not say.
+    pub usb_speed_mbps: Option<u32>,
+    /// What it is, in words.
+    pub product: String,
+    /// Port numbers from the root hub.
+    pub ports: Vec<u8>,
+    /// A virtual one.
+    pub simulated: bool,
+}
+
+/// The sticks that this run may use, not opened yet.
+pub struct Sticks {
+    rack: Option<Rack>,
+    ports: Vec<Port>,
+    simulation: Option<Simulation>,
+}
+
+/// Opened sticks.
+pub struct Opened {
+    /// All of them as one.
+    pub fleet: Fleet,
+    /// Set for virtual ones.
+    pub simulation: Option<Simulation>,
+    rack: Option<Rack>,
+}
+
+/// Finds every stick without opening any.
+pub fn list(global: &Global) -> Result<Vec<Listed>> {
+    if global.sim.is_some() {
+        let sticks = Sticks::find(global, Engine::Hash)?;
+        let profile = sticks.simulation.map(|s| s.profile).unwrap_or_default();
+        return Ok(sticks
+            .ports
+            .iter()
+            .map(|port| Listed {
+                id: port.id().clone(),
+                state: "unbooted",
+                usb_speed_mbps: None,
+                product: format!("virtual NCS2, profile {profile}"),
+                ports: Vec::new(),
+                simulated: true,
+            })
+            .collect());
+    }
+    refuse_without_sim(global)?;
+    let mut found: Vec<Listed> = discover::list()?
+        .into_iter()
+        .map(|stick| Listed {
+            state: stick.state.as_str(),
+            usb_speed_mbps: Some(stick.speed_mbps).filter(|&s| s > 0),
+            product: product(stick.product_id),
+            ports: stick.ports,
+            simulated: false,
+            id: stick.id,
+        })
+        .collect();
+    if !global.device.is_empty() {
+        found.retain(|stick| global.device.iter().any(|id| id == stick.id.as_str()));
+    }
+    Ok(found)
+}
+
+fn product(id: u16) -> String {
+    match id {
+        discover::PRODUCT_UNBOOTED => "Neural Compute Stick 2 (Myriad X)".into(),
+        id if discover::PRODUCT_BOOTED.contains(&id) => "Neural Compute Stick 2 (Myriad X), booted".into(),
+        discover::PRODUCT_MYRIAD_2 => "Neural Compute Stick 1 (Myriad 2)".into(),
+        id => format!("Movidius {id:04x}"),
+    }
+}
+
+impl Sticks {
+    /// The sticks that the flags name. `engine` is what virtual ones compute unless a flag says otherwise.
+    pub fn find(global: &Global, engine: Engine) -> Result<Self> {
+        if global.config.is_some() {
+            return Err(Failure::not_built("--config"));
+        }
+        match &global.sim {
+            Some(Sim::Server(_)) => Err(Failure::not_built("--sim unix:PATH")),
+            Some(Sim::Rack { sticks, profile }) => {
+                Self::simulated(global, *sticks, profile.as_deref(), engine)
+            }
+            None => {
+                refuse_without_sim(global)?;
+                Self::real(global)
+            }
+        }
+    }
+
+    fn simulated(global: &Global, sticks: usize, profile: Option<&str>, engine: Engine) -> Result<Self> {
+        if global.fault.is_some() {
+            return Err(Failure::not_built("--fault"));
+        }
+        if global.trace.is_some() {
+            return Err(Failure::not_built("--trace"));
+        }
+        let simulation = Simulation {
+            profile: profile.unwrap_or(DEFAULT_PROFILE).to_owned(),
+            engine: match global.engine {
+                Some(EngineArg::Execute) => Engine::Execute,
+                Some(EngineArg::Hash) => Engine::Hash,
+                None => engine,
+            },
+            timing: match global.timing {
+                Some(TimingArg::Model) => Timing::Model,
+                Some(TimingArg::Zero) => Timing::Zero,
+                None => Timing::default(),
+            },
+        };
+        let rack = Rack::start(RackOptions {
+            sticks,
+            profile: simulation.profile.clone(),
+            engine: simulation.engine,
+            timing: simulation.timing,
+            seed: 0,
+        })?;
+        let ports = select(rack.ports(), &global.device)?;
+        Ok(Sticks { rack: Some(rack), ports, simulation: Some(simulation) })
+    }
+
+    fn real(global: &Global) -> Result<Self> {
+        let found = discover::list()?;
+        if found.is_empty() {
+            return Err(no_stick("no Neural Compute Stick 2 found on any USB bus".into()));
+        }
+        let known: Vec<&str> = found.iter().map(|stick| stick.id.as_str()).collect();
+        if let Some(missing) = global.device.iter().find(|id| !known.contains(&id.as_str())) {
+            return Err(no_stick(format!(
+                "{missing}: expected a stick on this port, found {}",
+                known.join(", ")
+            )));
+        }
+        let options = boot::BootOptions {
+            firmware: global.firmware.clone(),
+            any_firmware: global.any_firmware,
+            // The fleet pings, so a stick whose host is gone may reset itself.
+            patches: FirmwarePatches { watchdog: true, ddr: DdrType::default() },
+            reset_foreign: false,
+        };
+        let chosen = found.into_iter().map(|stick| stick.id);
+        let ports = chosen
+            .filter(|id| global.device.is_empty() || global.device.iter().any(|wanted| wanted == id.as_str()))
+            .map(|id| boot::port(id, options.clone()))
+            .collect();
+        Ok(Sticks { rack: None, ports, simulation: None })
+    }
+
+    /// Opens them, at the same time. Fails when none opens.
+    pub fn open(self, config: FleetConfig) -> Result<Opened> {
+        let mut builder = Fleet::builder().config(config);
+        for port in self.ports {
+            builder = builder.port(port);
+        }
+        Ok(Opened { fleet: builder.open()?, simulation: self.simulation, rack: self.rack })
+    }
+}
+
+impl Opened {
+    /// Whether the virtual sticks kept the pace of their model; `None` for real ones.
+    pub fn paced(&self) -> Option<bool> {
+        self.rack.as_ref().map(|rack| rack.stats().iter().all(|stick| stick.paced))
+    }
+
+    /// Drains and closes the sticks; virtual ones stop after that.
+    pub fn close(self) -> Result<()> {
+        let Opened { fleet, rack, .. } = self;
+        let closed = fleet.close(DRAIN);
+        drop(rack);
+        Ok(closed?)
+    }
+}
+
+/// These flags shape virtual sticks; on real ones they would do nothing, so they are refused.
+fn refuse_without_sim(global: &Global) -> Result {
+    // A default from the environment waits for the day that --sim is given; a flag is meant for this run.
+    let flag = |set: bool, variable: &str| set && std::env::var_os(variable).is_none();
+    let given = [
+        (flag(global.engine.is_some(), "NCS2_ENGINE"), "--engine"),
+        (flag(global.timing.is_some(), "NCS2_TIMING"), "--timing"),
+        (global.fault.is_some(), "--fault"),
+        (global.trace.is_some(), "--trace"),
+    ];
+    match given.into_iter().find(|(given, _)| *given) {
+        Some((_, flag)) => {
+            Err(Failure::usage(format!("{flag}: expected --sim beside it, found none"), "add --sim N"))
+        }
+        None => Ok(()),
+    }
+}
+
+fn no_stick(message: String) -> Failure {
+    Failure::new(
+        ErrorKind::NotFound,
+        message,
+        "check plug, cable, hub power and `ncs2ctl list`; or use virtual sticks with --sim N",
+    )
+}
+
+/// The ports that `--device` names, in the rack's order; all without `--device`.
+fn select(ports: Vec<Port>, wanted: &[String]) -> Result<Vec<Port>> {
+    if wanted.is_empty() {
+        return Ok(ports);
+    }
+    if let Some(missing) =
+        wanted.iter().find(|id| !ports.iter().any(|port| port.id().as_str() == id.as_str()))
+    {
+        let found = match &*ports {
+            [] => "none".to_owned(),
+            [one] => one.id().to_string(),
+            [first, .., last] => format!("{} to {}", first.id(), last.id()),
+        };
+        return Err(Failure::new(
+            ErrorKind::NotFound,
+            format!("{missing}: expected one of the virtual sticks, found {found}"),
+            "see `ncs2ctl --sim N list`",
+        ));
+    }
+    Ok(ports.into_iter().filter(|port| wanted.iter().any(|id| id == port.id().as_str())).collect())
+}

@@ -1,0 +1,127 @@
+//! Every bad input: the exit code, one line that says what was expected, found and to be done, and its document.
+
+mod tool;
+
+use std::fs;
+
+use tool::{fails, json, model, run};
+
+#[test]
+fn no_stick_is_a_failure_where_one_is_needed_and_a_negative_result_of_list() {
+    // A machine with a stick plugged in has nothing to show here.
+    let (code, list) = json(&["list"], "list");
+    if code == 0 {
+        println!("skipped: this machine has sticks: {list}");
+        return;
+    }
+    assert_eq!(code, 1);
+    assert_eq!(list["devices"], serde_json::json!([]));
+    assert_eq!(run(&["list"]).stdout, "No Neural Compute Stick 2 found.\n");
+    let blob = model("tiny_fp16_s1.blob");
+    let blob = blob.to_str().expect("UTF-8");
+    fails(&["info"], "info", 2, "NotFound", &["no Neural Compute Stick 2", "--sim"]);
+    fails(&["run", blob, "--random", "1"], "run", 2, "NotFound", &["no Neural Compute Stick 2", "--sim"]);
+    fails(&["bench", blob], "bench", 2, "NotFound", &["no Neural Compute Stick 2", "--sim"]);
+}
+
+#[test]
+fn no_virtual_stick_is_usage() {
+    fails(&["--sim", "0", "list"], "list", 64, "Usage", &["--sim", "found `0`", "--help"]);
+    fails(&["info", "--sim", "0"], "info", 64, "Usage", &["--sim"]);
+    fails(&["info", "--sim", "many"], "info", 64, "Usage", &["found `many`"]);
+    fails(&["--sim", "2", "--device", "sim7", "list"], "list", 2, "NotFound", &["sim7", "sim0 to sim1"]);
+}
+
+#[test]
+fn wrong_usage_is_64() {
+    fails(&["frobnicate"], "error", 64, "Usage", &["frobnicate"]);
+    fails(&["bench"], "bench", 64, "Usage", &["BLOB"]);
+    fails(&["run", "x.blob"], "run", 64, "Usage", &["--input"]);
+    fails(&["bench", "x.blob", "--duration", "10"], "bench", 64, "Usage", &["500ms", "found `10`"]);
+    fails(&["bench", "x.blob", "--depth", "17"], "bench", 64, "Usage", &["1 to 16", "found `17`"]);
+    fails(&["bench", "x.blob", "--graphs", "5"], "bench", 64, "Usage", &["--graphs"]);
+    fails(&["list", "--engine", "hash"], "list", 64, "Usage", &["--engine", "--sim"]);
+    fails(&["list", "--no-such-flag"], "list", 64, "Usage", &["--no-such-flag"]);
+    let nothing = run(&[]);
+    assert_eq!(nothing.code, 64);
+    assert!(nothing.stderr.contains("Usage: ncs2ctl"));
+}
+
+#[test]
+fn what_is_not_built_is_refused_by_name() {
+    let blob = model("tiny_fp16_s1.blob");
+    let blob = blob.to_str().expect("UTF-8");
+    for flag in [&["--soak"][..], &["--policy", "thermal"], &["--levels"], &["--depth", "1..4"]] {
+        let args = [&["--sim", "1", "bench", blob], flag].concat();
+        fails(&args, "bench", 2, "Unsupported", &[flag[0], "not built yet"]);
+    }
+    fails(&["--sim", "1", "bench", blob, blob], "bench", 2, "Unsupported", &["several networks"]);
+    fails(&["--sim", "1", "--fault", "x", "info"], "info", 2, "Unsupported", &["--fault"]);
+    fails(&["--sim", "1", "--trace", "x", "info"], "info", 2, "Unsupported", &["--trace"]);
+    fails(&["--sim", "unix:/x", "info"], "info", 2, "Unsupported", &["unix:"]);
+    fails(&["--config", "x", "info"], "info", 2, "Unsupported", &["--config"]);
+}
+
+#[test]
+fn files_that_are_no_blob_are_named() {
+    let folder = tempfile::tempdir().expect("temporary folder");
+    let path = |name: &str| folder.path().join(name).to_str().expect("UTF-8").to_owned();
+    let info = |file: &str, kind: &str, words: &[&str]| {
+        fails(&["blob", "info", file], "blob-info", 2, kind, &[&[file], words].concat());
+    };
+    info(&path("missing.blob"), "NotFound", &["no such file", "check the name or path"]);
+    info(folder.path().to_str().expect("UTF-8"), "InvalidInput", &["folder"]);
+    fs::write(path("text.blob"), "hello, this is no blob at all").expect("written");
+    info(&path("text.blob"), "InvalidBlob", &["OpenVINO"]);
+    fs::write(path("empty.blob"), "").expect("written");
+    info(&path("empty.blob"), "InvalidBlob", &["empty", "OpenVINO"]);
+
+    let good = fs::read(model("tiny_fp16_s1.blob")).expect("committed");
+    let mut old = good.clone();
+    old[60..68].copy_from_slice(&[5, 0, 0, 0, 0, 0, 0, 0]);
+    fs::write(path("old.blob"), &old).expect("written");
+    info(&path("old.blob"), "InvalidBlob", &["6.0 expected", "5.0 found", "recompile"]);
+    for cut in [1, 100, 200, good.len() / 2, good.len() - 1] {
+        fs::write(path("cut.blob"), &good[..cut]).expect("written");
+        info(&path("cut.blob"), "InvalidBlob", &["OpenVINO"]);
+    }
+}
+
+#[test]
+fn wrong_inputs_are_refused_before_a_stick_is_opened() {
+    let folder = tempfile::tempdir().expect("temporary folder");
+    let path = |name: &str| folder.path().join(name).to_str().expect("UTF-8").to_owned();
+    let blob = |name: &str| model(name).to_str().expect("UTF-8").to_owned();
+    // No --sim: an error about sticks instead would show that the input was looked at too late.
+    let run_with = |blob: &str, input: &str, kind: &str, words: &[&str]| {
+        fails(&["run", blob, "--input", input], "run", 2, kind, words);
+    };
+    let (tiny, tiny_u8, lstm) =
+        (blob("tiny_fp16_s1.blob"), blob("tiny_u8_s1.blob"), blob("lstm_fp16_s1.blob"));
+    run_with(&tiny, &path("no.npy"), "NotFound", &["no.npy", "found none"]);
+    let wrong_shape = blob("mlp_fp16_s1.in.data.npy");
+    run_with(&tiny, &wrong_shape, "InvalidInput", &["mlp_fp16_s1", "1x3x32x32", "1x784"]);
+    let wrong_type = blob("tiny_fp16_s1.in.data.npy");
+    run_with(&tiny_u8, &wrong_type, "InvalidInput", &["expected u8", "found f16", "convert it to u8"]);
+    fs::write(path("short.bin"), [0; 100]).expect("written");
+    run_with(&tiny, &path("short.bin"), "InvalidInput", &["short.bin", "6144 bytes", "found 100"]);
+    fs::write(path("x.csv"), "1,2").expect("written");
+    run_with(&tiny, &path("x.csv"), "InvalidInput", &["x.csv", ".npy", "found .csv"]);
+    fs::write(path("x.png"), "no picture").expect("written");
+    run_with(&tiny, &path("x.png"), "InvalidInput", &["x.png", "picture"]);
+    run_with(&lstm, &path("x.png"), "InvalidInput", &["x.png", "seq", "8x1x32"]);
+    fs::write(path("x.npy"), "no array").expect("written");
+    run_with(&tiny, &path("x.npy"), "InvalidInput", &["x.npy", "array"]);
+    run_with(&tiny, "nothing=x.npy", "InvalidInput", &["nothing", "data"]);
+    run_with(&tiny, "-", "Unsupported", &["standard input"]);
+
+    let input = blob("tiny_fp16_s1.in.data.npy");
+    let labels = path("labels.txt");
+    fs::write(&labels, "cat\ndog\n").expect("written");
+    let args = ["run", &tiny, "--input", &input, "--top", "3", "--labels", &labels];
+    fails(&args, "run", 2, "InvalidInput", &["labels.txt", "10 lines", "found 2"]);
+    let args = ["run", &tiny, "--input", &input, "--check", &wrong_shape];
+    fails(&args, "run", 2, "InvalidInput", &["prob", "1x10", "1x784"]);
+    let args = ["run", &tiny, "--random", "1", "--input", &input];
+    fails(&args, "run", 64, "Usage", &["--random", "--input"]);
+}

@@ -1,0 +1,73 @@
+//! The tool as tests call it: no settings of whoever runs the tests.
+#![allow(dead_code, reason = "every test file takes what it needs of this one")]
+
+use std::path::PathBuf;
+
+use assert_cmd::Command;
+use serde_json::Value;
+
+/// `ncs2ctl` with a clean environment.
+pub fn ncs2ctl() -> Command {
+    let mut command = Command::cargo_bin("ncs2ctl").expect("cargo built it");
+    for name in ["NCS2_SIM", "NCS2_DEVICE", "NCS2_ENGINE", "NCS2_TIMING", "NO_COLOR"] {
+        command.env_remove(name);
+    }
+    command.env("COLUMNS", "120").env("LC_ALL", "C.UTF-8");
+    command
+}
+
+/// A committed model, or an array beside it.
+pub fn model(file: &str) -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../tests/data/models").join(file)
+}
+
+/// What a run gave.
+pub struct Ran {
+    pub code: i32,
+    pub stdout: String,
+    pub stderr: String,
+}
+
+/// Runs with these arguments. No output may hold ANSI codes or a line over 120 columns: nothing here is a terminal.
+pub fn run(args: &[&str]) -> Ran {
+    let output = ncs2ctl().args(args).output().expect("it starts");
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("UTF-8");
+    let ran = Ran {
+        code: output.status.code().expect("it exits by itself"),
+        stdout: text(output.stdout),
+        stderr: text(output.stderr),
+    };
+    assert!(!ran.stdout.contains('\x1b') && !ran.stderr.contains('\x1b'), "{args:?}: ANSI");
+    if !args.contains(&"--json") && !args.contains(&"man") && !args.contains(&"completions") {
+        // A path is as long as it is, and is not broken.
+        for line in ran.stdout.lines().filter(|line| !line.contains('/')) {
+            assert!(line.chars().count() <= 120, "{args:?}: {} columns: {line}", line.chars().count());
+        }
+    }
+    ran
+}
+
+/// Runs with `--json` and checks what every document has.
+pub fn json(args: &[&str], schema: &str) -> (i32, Value) {
+    let ran = run(&[&["--json"], args].concat());
+    assert_eq!(ran.stderr, "", "{args:?}");
+    assert!(ran.stdout.starts_with(&format!("{{\n  \"schema\": \"ncs2ctl.{schema}/1\"")), "{}", ran.stdout);
+    (ran.code, serde_json::from_str(&ran.stdout).expect("one document"))
+}
+
+/// Checks a failure in both forms: one line with all of `words`, and the same in a document.
+pub fn fails(args: &[&str], schema: &str, code: i32, kind: &str, words: &[&str]) {
+    let ran = run(args);
+    assert_eq!((ran.code, ran.stdout.as_str()), (code, ""), "{args:?}: {}", ran.stderr);
+    assert!(ran.stderr.starts_with("error: ") && ran.stderr.lines().count() == 1, "{args:?}: {}", ran.stderr);
+    let (json_code, document) = json(args, schema);
+    assert_eq!(json_code, code, "{args:?}");
+    let error = &document["error"];
+    assert_eq!(error["kind"], kind, "{args:?}: {error}");
+    let (message, hint) = (error["message"].as_str().expect("text"), error["hint"].as_str().expect("text"));
+    assert!(!message.is_empty() && !hint.is_empty(), "{error}");
+    assert_eq!(ran.stderr.trim_end(), format!("error: {message}; {hint}"));
+    for word in words {
+        assert!(ran.stderr.contains(word), "{args:?}: expected `{word}` in {}", ran.stderr);
+    }
+}
