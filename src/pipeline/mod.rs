@@ -232,6 +232,11 @@ impl<T> Pipeline<T> {
         load
     }
 
+    /// Inferences on the stick now.
+    pub fn in_flight(&self) -> u32 {
+        self.load.in_flight
+    }
+
     /// True when no job is inside.
     pub fn is_idle(&self) -> bool {
         self.slots.is_empty() && self.groups.iter().all(|g| g.waiting.is_empty())
