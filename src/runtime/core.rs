@@ -253,9 +253,9 @@ impl Shared {
     fn pump_graph(&self, core: &mut Core, at: usize, rings: &mut Rings) {
         let Core { graphs, sticks, queued, next_stick, failed, .. } = core;
         let entry = &mut graphs[at];
-        for stick in 0..sticks.len() {
+        for (stick, state) in sticks.iter().map(|s| s.state).enumerate() {
             while !entry.on[stick].pinned.is_empty() {
-                let c = entry.candidate(stick, sticks[stick].state);
+                let c = entry.candidate(stick, state);
                 if !c.ready || c.assigned >= c.depth + c.ahead {
                     break;
                 }
