@@ -56,6 +56,7 @@ pub fn bench(global: &Global, output: &Output, args: &BenchArgs) -> Result<Outco
 
     let stats = opened.fleet.stats();
     let sticks = stats.sticks.len();
+    let ready = stats.sticks.iter().filter(|s| s.state == StickState::Ready).count();
     let input = inputs.first().map(|i| i.source.clone()).unwrap_or_default();
     let plan = Plan {
         inputs,
