@@ -3,7 +3,7 @@
 use std::fs;
 
 use ncs2::blob::Blob;
-use ncs2::runtime::{FleetConfig, LoadOptions};
+use ncs2::runtime::{FleetConfig, LoadOptions, StickState};
 use ncs2_device::Engine;
 
 use crate::bench::load::Plan;
