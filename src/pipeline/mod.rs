@@ -29,7 +29,8 @@ use crate::clock::Instant;
 use crate::pool::{Lease, Pool, PoolError};
 use crate::stats::StageTimes;
 use crate::stick::{LoadRequest, Stick, StickConfig, StickError, StickEvent};
-use crate::transport::{Direction, TransferError};
+use crate::transport::Direction;
+use crate::transport::TransferError;
 use crate::wire::{Capabilities, ThermalStats};
 
 use graphs::Group;
