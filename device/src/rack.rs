@@ -10,7 +10,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant as StdInstant};
+use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, unbounded};
 use ncs2::StickId;
@@ -233,7 +233,7 @@ fn connect(shared: &Shared, n: usize, timeout: Duration) -> Result<Connection> {
     const OP: &str = "open virtual stick";
     let id = StickId::sim(n);
     let error = |kind, why: &str| Error::new(kind, OP).on(&id).detail(why);
-    let deadline = StdInstant::now() + timeout;
+    let deadline = shared.clock.now() + timeout;
     let slot = &shared.bays[n];
     let mut bay = slot.bay.lock();
     bay.disconnect();
@@ -252,7 +252,8 @@ fn connect(shared: &Shared, n: usize, timeout: Duration) -> Result<Connection> {
             return Err(error(ErrorKind::Unplugged, "unplugged while it booted"));
         }
         shared.wake();
-        if slot.changed.wait_until(&mut bay, deadline).timed_out() {
+        let left = deadline.saturating_since(shared.clock.now());
+        if slot.changed.wait_for(&mut bay, left).timed_out() {
             return Err(error(ErrorKind::Timeout, "did not come back from boot in time"));
         }
     }

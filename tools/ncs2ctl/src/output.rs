@@ -148,7 +148,7 @@ impl Output {
                 if io::stderr().is_terminal() && self.color { "\x1b[31merror:\x1b[0m" } else { "error:" };
             let mut line = format!("{bad} {}; {}", report.message, report.hint);
             if io::stderr().is_terminal() {
-                line = wrap(&line, self.width, "       ");
+                line = wrap(&line, self.width - 7, "       ");
             }
             let _ = writeln!(io::stderr(), "{line}");
         }
@@ -257,7 +257,8 @@ fn terminal_width() -> usize {
     width.unwrap_or(DEFAULT_WIDTH).clamp(40, MAX_WIDTH)
 }
 
-/// Breaks `text` at spaces so that no line is longer than `width`; lines after the first begin with `indent`.
+/// Breaks `text` at spaces so that no line is longer than `width`; lines after the first begin with `indent`, which is
+/// not counted: the first line stands behind something as wide.
 pub fn wrap(text: &str, width: usize, indent: &str) -> String {
     let mut out = String::new();
     let mut column = 0;
@@ -266,7 +267,7 @@ pub fn wrap(text: &str, width: usize, indent: &str) -> String {
         if column > 0 && column + 1 + long > width {
             out.push('\n');
             out.push_str(indent);
-            column = indent.chars().count();
+            column = 0;
         } else if column > 0 {
             out.push(' ');
             column += 1;

@@ -1,6 +1,6 @@
 //! The report as people read it.
 
-use super::report::{Millis, Report};
+use super::report::{Device, Millis, Report};
 use crate::open::Simulation;
 use crate::output::{Output, Style, bytes, grouped, three_digits, time, wrap};
 use std::time::Duration;
@@ -164,25 +164,30 @@ fn host(output: &Output, report: &Report) -> String {
 
 fn devices(output: &Output, report: &Report) -> String {
     let degree = output.glyph("°C", "C");
-    let headings =
-        ["stick", "fps", "TOPS", "done", "failed", "busy", "depth", "p50", "p99", degree, "level", "resets"];
-    let mut table = output.table(&headings, &["stick"]);
     let dash = || "-".to_owned();
+    type Cell<'a> = (&'a str, Box<dyn Fn(&Device) -> String + 'a>);
+    let mut columns: Vec<Cell<'_>> = vec![
+        ("stick", Box::new(|d| d.id.clone())),
+        ("fps", Box::new(|d| format!("{:.1}", d.fps))),
+        ("TOPS", Box::new(|d| d.tops.map_or_else(dash, three_digits))),
+        ("done", Box::new(|d| d.completed.to_string())),
+        ("failed", Box::new(|d| d.failed.to_string())),
+        ("busy", Box::new(|d| format!("{:.0} %", 100.0 * d.busy_ratio))),
+        ("depth", Box::new(|d| format!("{:.1}", d.depth_mean))),
+        ("p50", Box::new(|d| micros(output, 1e3 * d.latency_ms.p50))),
+        ("p99", Box::new(|d| micros(output, 1e3 * d.latency_ms.p99))),
+        (degree, Box::new(|d| d.temperature_c.as_ref().map_or_else(dash, |t| format!("{:.1}", t.max)))),
+        ("level", Box::new(|d| d.throttle_level_max.map_or_else(dash, |l| l.to_string()))),
+        ("resets", Box::new(|d| d.resets.to_string())),
+    ];
+    // Broken words say less than fewer columns.
+    if output.width() < 96 {
+        columns.retain(|(name, _)| !["done", "failed", "depth", "level", "resets"].contains(name));
+    }
+    let headings: Vec<&str> = columns.iter().map(|(name, _)| *name).collect();
+    let mut table = output.table(&headings, &["stick"]);
     for d in &report.devices {
-        table.add_row([
-            d.id.clone(),
-            format!("{:.1}", d.fps),
-            d.tops.map_or_else(dash, three_digits),
-            d.completed.to_string(),
-            d.failed.to_string(),
-            format!("{:.0} %", 100.0 * d.busy_ratio),
-            format!("{:.1}", d.depth_mean),
-            micros(output, 1e3 * d.latency_ms.p50),
-            micros(output, 1e3 * d.latency_ms.p99),
-            d.temperature_c.as_ref().map_or_else(dash, |t| format!("{:.1}", t.max)),
-            d.throttle_level_max.map_or_else(dash, |l| l.to_string()),
-            d.resets.to_string(),
-        ]);
+        table.add_row(columns.iter().map(|(_, cell)| cell(d)));
     }
     let mut text = output.lines(&table);
     for d in &report.devices {

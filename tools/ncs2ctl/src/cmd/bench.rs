@@ -56,9 +56,14 @@ pub fn bench(global: &Global, output: &Output, args: &BenchArgs) -> Result<Outco
 
     let stats = opened.fleet.stats();
     let sticks = stats.sticks.len();
+    let ready = stats.sticks.iter().filter(|s| s.state == StickState::Ready).count();
     let input = inputs.first().map(|i| i.source.clone()).unwrap_or_default();
-    let plan =
-        Plan { inputs, references, in_flight: sticks * (depth * args.graphs) as usize, rate: args.rate };
+    let plan = Plan {
+        inputs,
+        references,
+        in_flight: ready.max(1) * (depth * args.graphs) as usize,
+        rate: args.rate,
+    };
     let times = Times { warmup: args.warmup, duration: args.duration };
     let measured = measure(&opened.fleet, loaded, plan, times, &interrupt, output)?;
     let paced = opened.paced();
