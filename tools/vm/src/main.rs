@@ -6,6 +6,8 @@
 mod bench;
 mod data;
 mod enumerate;
+mod fleet;
+mod rights;
 mod unplug;
 mod wire;
 
@@ -49,9 +51,22 @@ const TESTS: &[(&str, Test)] = &[
     ("unplug::killed_emulator_is_gone_at_once", unplug::killed_emulator_is_gone_at_once),
     ("unplug::pulled_stick_is_gone_and_comes_back", unplug::pulled_stick_is_gone_and_comes_back),
     ("unplug::pulled_in_the_middle_of_the_firmware", unplug::pulled_in_the_middle_of_the_firmware),
+    ("rights::users_may_open_with_the_rule_alone", rights::users_may_open_with_the_rule_alone),
+    ("fleet::driver_boots_and_answers", fleet::driver_boots_and_answers),
+    ("fleet::every_model_answers", fleet::every_model_answers),
+    ("fleet::all_sticks_answer_alike", fleet::all_sticks_answer_alike),
+    ("fleet::pulled_stick_costs_no_answer", fleet::pulled_stick_costs_no_answer),
+    ("fleet::stick_of_another_process_is_refused", fleet::stick_of_another_process_is_refused),
 ];
 
 fn main() -> ExitCode {
+    let wanted: Vec<String> = std::env::args().skip(1).collect();
+    if let [flag, bus, address] = &wanted[..]
+        && flag == "--open"
+    {
+        println!("{}", rights::open_for_parent(bus, address));
+        return ExitCode::SUCCESS;
+    }
     let mut bench = match Bench::open() {
         Ok(bench) => bench,
         Err(why) => {
@@ -59,7 +74,6 @@ fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
-    let wanted: Vec<String> = std::env::args().skip(1).collect();
     let (mut passed, mut failed) = (0, Vec::new());
     for (name, test) in TESTS {
         if !wanted.is_empty() && !wanted.iter().any(|part| name.contains(part.as_str())) {
