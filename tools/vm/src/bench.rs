@@ -17,7 +17,7 @@ const CHUNK: usize = 1 << 20;
 
 /// The sticks and the hand on them.
 pub(crate) struct Bench {
-    /// `usbredir` or `vhci`.
+    /// `usbredir`, `serial` or `vhci`.
     pub(crate) face: String,
     /// How many sticks.
     pub(crate) sticks: usize,
@@ -65,8 +65,7 @@ impl Bench {
         loop {
             let found = self.find(n)?;
             match found {
-                // Listed before the node is there to be opened.
-                Some(found) if found.state == state && node_is_there(&found) => return Ok(found),
+                Some(found) if found.state == state && is_settled(&found) => return Ok(found),
                 found if Instant::now() > deadline => {
                     let state = state.as_str();
                     return Err(format!("stick {n}: expected {state} within {PATIENCE:?}, found {found:?}"));
@@ -94,6 +93,27 @@ impl Bench {
         self.wait_gone(n)?;
         self.command(&format!("plug {n}"))?;
         self.wait_for(n, FoundState::Unbooted)
+    }
+
+    /// Every stick as if it had just been plugged in, all at the same time.
+    pub(crate) fn all_fresh(&mut self) -> Result<Vec<Found>, String> {
+        for n in 0..self.sticks {
+            self.command(&format!("resume {n}"))?;
+            self.command(&format!("unplug {n}"))?;
+        }
+        for n in 0..self.sticks {
+            self.wait_gone(n)?;
+        }
+        for n in 0..self.sticks {
+            self.command(&format!("plug {n}"))?;
+        }
+        (0..self.sticks).map(|n| self.wait_for(n, FoundState::Unbooted)).collect()
+    }
+
+    /// How often to do what can be done `n` times: less where the emulator, the driver and the kernel share the
+    /// emulated CPUs.
+    pub(crate) fn times(&self, n: usize) -> usize {
+        if self.face == "usbredir" { n } else { n / 8 }
     }
 
     /// Stick `n`, fresh and booted.
@@ -154,8 +174,13 @@ pub(crate) fn pause() {
     std::thread::sleep(Duration::from_millis(5));
 }
 
-fn node_is_there(found: &Found) -> bool {
-    std::path::Path::new(&format!("/dev/bus/usb/{:03}/{:03}", found.bus, found.address)).exists()
+/// The kernel is done with it: the node can be opened, the configuration is set. QEMU forgets a control request whose device
+/// is pulled out, and the guest's kernel then waits five seconds for its answer.
+fn is_settled(found: &Found) -> bool {
+    let node = format!("/dev/bus/usb/{:03}/{:03}", found.bus, found.address);
+    let ports: Vec<String> = found.ports.iter().map(u8::to_string).collect();
+    let interface = format!("/sys/bus/usb/devices/{}-{}:1.0", found.bus, ports.join("."));
+    std::path::Path::new(&node).exists() && std::path::Path::new(&interface).exists()
 }
 
 /// An image that the boot ROM starts when it takes any: noise, then the jump.

@@ -135,10 +135,7 @@ pub(crate) fn all_boot_in_parallel(bench: &mut Bench) -> Verdict {
         bench.wait_for(0, FoundState::Booted)?;
         start.elapsed()
     };
-    let mut all = Vec::new();
-    for n in 0..bench.sticks {
-        all.push(bench.fresh(n)?);
-    }
+    let all = bench.all_fresh()?;
     let start = Instant::now();
     let results: Vec<Result<(), String>> = std::thread::scope(|scope| {
         let threads: Vec<_> =

@@ -19,7 +19,7 @@ Usage: cargo xtask <COMMAND>
   demo          three compiled networks on three virtual sticks: answers, then speed
   test          fmt, clippy, docs, and every test; what .ci/run calls
   models DIR    parses, counts, executes and checks every blob of a folder
-  vm-test       USB tests on a stock kernel in QEMU, against virtual sticks: [usbredir|vhci] [TEST…]
+  vm-test       USB tests on a stock kernel in QEMU, against virtual sticks: [usbredir|serial|vhci] [TEST…]
 
 Exit codes: 0 ok, 1 a check failed, 2 something that is needed is missing, 64 usage.";
 

@@ -50,6 +50,8 @@ const USB_MODULES: [&str; 7] = [
 enum Face {
     /// Emulator on the host, QEMU's usb-redir behind its xHCI.
     Usbredir,
+    /// Emulator in the guest on virtio-serial ports that lead to QEMU's usb-redir. Only when it is asked for.
+    Serial,
     /// Emulator in the guest, its kernel's vhci-hcd.
     Vhci,
 }
@@ -58,21 +60,23 @@ impl Face {
     fn name(self) -> &'static str {
         match self {
             Face::Usbredir => "usbredir",
+            Face::Serial => "serial",
             Face::Vhci => "vhci",
         }
     }
 }
 
-/// `[usbredir|vhci] [TEST…]`: both faces unless one is named; tests whose name contains one of the words.
+/// `[usbredir|serial|vhci] [TEST…]`: usbredir and vhci unless one is named; tests whose name contains one of the words.
 pub fn run(args: &[&str]) -> Result<(), Stop> {
     let (faces, tests) = match args {
         ["usbredir", tests @ ..] => (vec![Face::Usbredir], tests),
+        ["serial", tests @ ..] => (vec![Face::Serial], tests),
         ["vhci", tests @ ..] => (vec![Face::Vhci], tests),
         tests => (vec![Face::Usbredir, Face::Vhci], tests),
     };
     if let Some(flag) = tests.iter().find(|word| word.starts_with('-')) {
         return Err(Stop::Usage(format!(
-            "vm-test: unknown option {flag}\n\nUsage: cargo xtask vm-test [usbredir|vhci] [TEST…]"
+            "vm-test: unknown option {flag}\n\nUsage: cargo xtask vm-test [usbredir|serial|vhci] [TEST…]"
         )));
     }
     programs()?;
@@ -166,17 +170,21 @@ impl Machine {
         let quoted: Vec<String> = tests.iter().map(|word| quote(word)).collect();
         let tester =
             format!("{} {}", quote(&target.join("ncs2-vm-tests").to_string_lossy()), quoted.join(" "));
+        let inside = |options: &str| {
+            // The emulator lives as long as its standard input.
+            format!(
+                "mkfifo /run/hold\n{} {options} --sticks {STICKS} --any-firmware --control /run/ncs2-control \
+                 </run/hold >/out/emulator 2>&1 &\nexec 9>/run/hold\n{tester}\nstatus=$?\nexec 9>&-\nwait\nexit $status\n",
+                quote(&emulator.to_string_lossy())
+            )
+        };
         let (control, command) = match face {
             Face::Usbredir => ("/dev/virtio-ports/ncs2-control".to_owned(), format!("{tester}\n")),
-            Face::Vhci => (
+            Face::Serial => (
                 "/run/ncs2-control".to_owned(),
-                // The emulator lives as long as its standard input.
-                format!(
-                    "mkfifo /run/hold\n{} --vhci --sticks {STICKS} --any-firmware --control /run/ncs2-control \
-                     </run/hold >/out/emulator 2>&1 &\nexec 9>/run/hold\n{tester}\nstatus=$?\nexec 9>&-\nwait\nexit $status\n",
-                    quote(&emulator.to_string_lossy())
-                ),
+                format!("udevadm settle\n{}", inside("--usbredir /dev/virtio-ports/stick")),
             ),
+            Face::Vhci => ("/run/ncs2-control".to_owned(), inside("--vhci")),
         };
         let environment = format!(
             "export NCS2_VM_FACE={} NCS2_VM_STICKS={STICKS} NCS2_VM_CONTROL={control}\n",
@@ -203,6 +211,18 @@ impl Machine {
             qemu.args(["-device", "virtio-serial-pci"]);
             qemu.arg("-chardev").arg(format!("socket,id=control,path={},reconnect=1", control.display()));
             qemu.args(["-device", "virtserialport,chardev=control,name=ncs2-control"]);
+        }
+        if face == Face::Serial {
+            qemu.args(["-device", "virtio-serial-pci,max_ports=16", "-device", "qemu-xhci,id=x,p2=15,p3=15"]);
+            for n in 0..STICKS {
+                // A port of the guest, joined to a stick of the guest by a socket that only QEMU uses.
+                let socket = sockets.join(format!("serial.{n}"));
+                qemu.arg("-chardev")
+                    .arg(format!("socket,id=g{n},path={},server=on,wait=off", socket.display()));
+                qemu.arg("-device").arg(format!("virtserialport,chardev=g{n},name=stick{n}"));
+                qemu.arg("-chardev").arg(format!("socket,id=r{n},path={},reconnect=1", socket.display()));
+                qemu.arg("-device").arg(format!("usb-redir,chardev=r{n},bus=x.0,port={}", n + 1));
+            }
         }
         let log = out.join("log");
         let watched = watch(qemu, &log, &out.join("status"))?;
