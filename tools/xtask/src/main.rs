@@ -7,6 +7,7 @@ mod models;
 mod native;
 mod run;
 mod test;
+mod vm_test;
 
 use std::process::ExitCode;
 
@@ -18,6 +19,7 @@ Usage: cargo xtask <COMMAND>
   demo          three compiled networks on three virtual sticks: answers, then speed
   test          fmt, clippy, docs, and every test; what .ci/run calls
   models DIR    parses, counts, executes and checks every blob of a folder
+  vm-test       USB tests on a stock kernel in QEMU, against virtual sticks: [usbredir|vhci] [TEST…]
 
 Exit codes: 0 ok, 1 a check failed, 2 something that is needed is missing, 64 usage.";
 
@@ -38,6 +40,7 @@ fn main() -> ExitCode {
     let result = match words.as_slice() {
         ["demo"] => demo::run(),
         ["test"] => test::run(),
+        ["vm-test", rest @ ..] => vm_test::run(rest),
         ["models", dir] => models::run(dir),
         ["models"] => {
             Err(Stop::Usage("models: name the folder, as in `cargo xtask models ../models`".into()))
