@@ -9,12 +9,13 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rustix::buffer::spare_capacity;
 use rustix::event::{EventfdFlags, PollFlags, Timespec, epoll, eventfd};
 
 use super::ring::Ring;
+use crate::clock::{Clock as _, Monotonic};
 
 /// Which mechanism waits.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
@@ -259,7 +260,8 @@ impl Reactor {
         match &mut self.backend {
             Backend::Ring(ring) => ring.wait(timeout, |e| into.push((e.key, e.ended, e.dead))).map(drop),
             Backend::Epoll { epoll, events } => {
-                let start = Instant::now();
+                let clock = Monotonic::new();
+                let start = clock.now();
                 let mut left = timeout;
                 loop {
                     // Longer than the kernel can count is no deadline.
@@ -269,7 +271,7 @@ impl Reactor {
                         Ok(_) => break,
                         // Signals end no wait, as in the ring. Seen without a signal too, after a ring of this thread was dropped.
                         Err(rustix::io::Errno::INTR) => {
-                            left = timeout.map(|t| t.saturating_sub(start.elapsed()));
+                            left = timeout.map(|t| t.saturating_sub(clock.now() - start));
                         }
                         Err(error) => return Err(error.into()),
                     }
