@@ -205,22 +205,36 @@ pub(crate) fn pulled_stick_costs_no_answer(bench: &mut Bench) -> Verdict {
     let fleet = open(&sticks)?;
     let blob = blob("tiny_u8_s1")?;
     let graph = fleet.load(&blob, LoadOptions::default()).map_err(|e| chain(&e))?;
-    let count = bench.times(1600);
+    let count = bench.times(800);
     let start = Instant::now();
-    let answers = std::thread::scope(|scope| {
+    let (answers, longest) = std::thread::scope(|scope| {
         let running = scope.spawn(|| run(&graph, &blob, count));
         std::thread::sleep(Duration::from_millis(300));
         let busy = !running.is_finished();
         let pulled = bench.command("unplug 2");
+        // The longest time without an answer.
+        let (mut seen, mut since, mut longest) = (0, Instant::now(), Duration::ZERO);
+        while !running.is_finished() {
+            let completed = fleet.stats().completed;
+            if completed != seen {
+                longest = longest.max(since.elapsed());
+                (seen, since) = (completed, Instant::now());
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
         let answers = running.join().unwrap_or_else(|_| Err("a thread died".into()));
         if !busy {
             return Err("it was over before the stick was pulled".to_owned());
         }
-        pulled.and(answers)
+        Ok((pulled.and(answers)?, longest))
     })?;
     compare(&answers, &expected(&blob, count)?)?;
     let stats = fleet.stats();
-    bench.note(format!("answered in {} ms", start.elapsed().as_millis()));
+    bench.note(format!(
+        "answered in {} ms, longest time without an answer {} ms",
+        start.elapsed().as_millis(),
+        longest.as_millis()
+    ));
     bench.note(format!("{} of {} retried, {} failed", stats.retried, stats.submitted, stats.failed));
     ensure!(stats.failed == 0, "{} requests failed", stats.failed);
     drop(graph);
