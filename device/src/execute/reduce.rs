@@ -50,29 +50,43 @@ impl Operation for Reduce {
     }
 }
 
-/// Parameter: keepDims. Buffers: in, out, axes (S32 in the file: W=0 H=1 C=2 N=3).
+/// Parameter: keepDims. Buffers: in, out, axes (S32 in the file, memory indices of the input's dimensions).
 pub(super) fn prepare(context: &Context<'_>) -> Result<Prepared, String> {
     let (input, output) = (context.operand(0)?, context.target(1)?);
     let axes = context.operand(2)?.constant_integers()?;
     let mut reduced = [false; RANK];
     for axis in axes {
-        let position = u8::try_from(axis).ok().and_then(|a| a.checked_add(1)).and_then(|d| input.position(d));
+        let position = usize::try_from(axis).ok().filter(|&a| a < input.rank);
         reduced[position.ok_or_else(|| format!("axis {axis} is none of the input's"))?] = true;
     }
-    let (mut steps, mut size, mut count) = ([0; RANK], 1, 1);
-    for d in 0..input.rank {
-        if reduced[d] {
-            count *= input.dims[d];
-        } else {
-            steps[d] = size;
-            size *= input.dims[d];
-        }
+    let kept: Vec<usize> = input.axes().into_iter().filter(|&d| !reduced[d]).collect();
+    // Where each of them is in the output, which may lie in another order, with or without dims of 1 for the others.
+    let mut targets = output.axes();
+    if context.flag(0)? && output.rank == input.rank {
+        let names: Vec<usize> = input.axes();
+        targets = targets.into_iter().zip(names).filter(|&(_, d)| !reduced[d]).map(|(t, _)| t).collect();
     }
-    if size != output.elements() {
-        return Err(format!("{size} results for an output of {} elements", output.elements()));
+    if kept.is_empty() {
+        targets.clear();
+    }
+    let fits = targets.len() == kept.len()
+        && targets.iter().zip(&kept).all(|(&t, &d)| output.dims[t] == input.dims[d])
+        && output.elements() == kept.iter().map(|&d| input.dims[d]).product::<usize>();
+    if !fits {
+        return Err(format!("{:?} without some does not give {:?}", input.dims(), output.dims()));
+    }
+    let mut seen = output.clone();
+    (seen.rank, seen.dims, seen.strides) = (kept.len().max(1), [1; RANK], [0; RANK]);
+    let (mut steps, mut size, mut rank) = ([0; RANK], 1, 0);
+    for d in (0..input.rank).filter(|&d| !reduced[d]) {
+        let target = kept.iter().position(|&k| k == d).map(|at| targets[at]).ok_or("an axis is lost")?;
+        (seen.dims[rank], seen.strides[rank]) = (output.dims[target], output.strides[target]);
+        rank += 1;
+        steps[d] = size;
+        size *= input.dims[d];
     }
     let work = 4 * input.elements() as u64;
-    let outputs = vec![output.clone()];
-    let operation = Reduce { kind: context.kind(), input, output, steps, count };
-    Ok(Prepared { operation: Box::new(operation), outputs, work })
+    let count = input.elements() / size;
+    let operation = Reduce { kind: context.kind(), input, output: seen, steps, count };
+    Ok(Prepared { operation: Box::new(operation), outputs: vec![output], work })
 }
