@@ -47,7 +47,9 @@ fn compare(path: &Path) -> Result<f32, String> {
         if values.len() != reference.len() {
             return Err(format!("{} has {} values, not shape {shape:?}", tensor.name, values.len()));
         }
-        if tensor.dtype == DataType::S32 && integers(tensor, graph.batch as usize, &output) != exact(&beside(path, "out", &tensor.name)) {
+        if tensor.dtype == DataType::S32
+            && integers(tensor, graph.batch as usize, &output) != exact(&beside(path, "out", &tensor.name))
+        {
             return Err(format!("{} is not exactly the reference", tensor.name));
         }
         let error = error(&values, &reference);
@@ -66,8 +68,7 @@ fn table() {
         let name = path.file_stem().expect("a file has a name").to_string_lossy().into_owned();
         let blob = Blob::open(&path).unwrap_or_else(|e| panic!("{name}: {e}"));
         let kinds: BTreeSet<_> = stages(blob.graph()).iter().map(|s| s.kind).collect();
-        let kinds: Vec<_> =
-            kinds.iter().map(|k| format!("{} {}", k.0, k.name().unwrap_or("?"))).collect();
+        let kinds: Vec<_> = kinds.iter().map(|k| format!("{} {}", k.0, k.name().unwrap_or("?"))).collect();
         match compare(&path) {
             Ok(error) => {
                 println!("{name:28} {:8.4} % {}", error * 100.0, kinds.join(", "));

@@ -152,7 +152,7 @@ many({
     "mvn_across": lambda x: o6.mvn(x, vec(1, 2, 3), True, 1e-3, "OUTSIDE_SQRT"),
     "mvn_mean": lambda x: o6.mvn(x, vec(2, 3), False, 1e-3, "OUTSIDE_SQRT"),
     "mvn_outside": lambda x: o6.mvn(x, vec(2, 3), True, 0.125, "OUTSIDE_SQRT"),
-    "mvn_inside": lambda x: o6.mvn(x, vec(2, 3), True, 0.5, "INSIDE_SQRT"),
+
     "normalize_c": lambda x: o1.normalize_l2(x, vec(1), 1e-3, "add"),
     "normalize_chw": lambda x: o1.normalize_l2(x, vec(1, 2, 3), 1e-3, "add"),
     "normalize_scaled": lambda x: o1.multiply(o1.normalize_l2(x, vec(1), 1e-3, "max"), const(rand(1, 6, 1, 1))),

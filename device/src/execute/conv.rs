@@ -498,7 +498,8 @@ pub(super) fn prepare(context: &Context<'_>) -> Result<Prepared, String> {
     // Strides of (oc, ic, tap) in the file.
     let (o, i, t) = match (kind, input.digits[0] == 3) {
         (8, _) => (1, 0, oc),
-        (63, _) => (1, 0, oc),
+        (63, true) => (1, 0, oc),
+        (63, false) => (taps, 0, 1),
         (22, _) => (ic, 1, ic * oc),
         (49, _) => (ic * taps, 1, ic),
         (_, _) if taps == 1 => (ic, 1, 0),

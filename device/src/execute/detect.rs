@@ -190,7 +190,8 @@ impl Operation for Detection {
         let mut lines = rows.chunks_exact_mut(7);
         let locations = self.location_classes() * self.count * 4;
         for image in 0..self.images {
-            let set = &priors[if self.prior_sets > 1 { image } else { 0 } * (priors.len() / self.prior_sets)..];
+            let set =
+                &priors[if self.prior_sets > 1 { image } else { 0 } * (priors.len() / self.prior_sets)..];
             let size = self.count * if self.normalized { 4 } else { 5 };
             let decoder = Decoder {
                 detection: self,
@@ -263,16 +264,19 @@ pub(super) fn prepare(context: &Context<'_>) -> Result<Prepared, String> {
     let image = (context.size(13, 1)? as f32, context.size(14, 1)? as f32);
     let set = count * if normalized { 4 } else { 5 } * if variance_encoded { 1 } else { 2 };
     let prior_sets = priors.elements() / set;
-    let locations =
-        images.saturating_mul(count).saturating_mul(4).saturating_mul(if share_location { 1 } else { classes });
+    let locations = images.saturating_mul(count).saturating_mul(4).saturating_mul(if share_location {
+        1
+    } else {
+        classes
+    });
     let scores = images.saturating_mul(count).saturating_mul(classes);
     let fits = loc.elements() == locations
         && conf.elements() == scores
         && (prior_sets == 1 || prior_sets == images)
         && priors.elements() == prior_sets * set
-        && arm.as_ref().is_none_or(|(conf, loc)| {
-            conf.elements() == images * count * 2 && loc.elements() == locations
-        });
+        && arm
+            .as_ref()
+            .is_none_or(|(conf, loc)| conf.elements() == images * count * 2 && loc.elements() == locations);
     if !fits || output.elements() % 7 != 0 {
         return Err(format!("operands do not fit {images} images, {count} priors, {classes} classes"));
     }

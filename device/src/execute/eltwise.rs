@@ -80,7 +80,13 @@ impl Eltwise {
         let inputs: Vec<Vec<i32>> = self.inputs.iter().map(read).collect();
         let (first, second) = (self.factors.0 as i32, self.factors.1 as i32);
         let value = |i: usize| match (inputs[0][i], inputs.get(1), inputs.get(2)) {
-            (a, Some(b), Some(c)) => if a != 0 { b[i] } else { c[i] },
+            (a, Some(b), Some(c)) => {
+                if a != 0 {
+                    b[i]
+                } else {
+                    c[i]
+                }
+            }
             (a, Some(b), None) => of_integers(self.kind, a.wrapping_mul(first), b[i].wrapping_mul(second)),
             (a, ..) => of_integers(self.kind, a, 0),
         };
@@ -153,5 +159,9 @@ pub(super) fn prepare(context: &Context<'_>) -> Result<Prepared, String> {
     }
     let work = 3 * output.elements() as u64;
     let outputs = vec![output.clone()];
-    Ok(Prepared { operation: Box::new(Eltwise { kind, inputs, output, factors, post, integers }), outputs, work })
+    Ok(Prepared {
+        operation: Box::new(Eltwise { kind, inputs, output, factors, post, integers }),
+        outputs,
+        work,
+    })
 }

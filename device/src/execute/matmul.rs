@@ -125,7 +125,8 @@ impl Operation for Full {
         let parallel = scratch.parallel && m * n * k > 1 << 20;
         let (a, c) = (sized(&mut scratch.a, m * k), sized(&mut scratch.b, m * n));
         self.input.read(arena, a);
-        let (rows, columns) = (Matrix { data: a, rows: k, columns: 1 }, Matrix { data: &self.weights, rows: n, columns: 1 });
+        let (rows, columns) =
+            (Matrix { data: a, rows: k, columns: 1 }, Matrix { data: &self.weights, rows: n, columns: 1 });
         multiply(self.shape, rows, columns, c, parallel);
         self.output.write(arena, c);
     }

@@ -163,8 +163,7 @@ impl Place {
     /// Positions of the dimensions in the order in which networks name them: N, C, \[D\], H, W; major to minor where there
     /// are others.
     pub fn axes(&self) -> Vec<usize> {
-        let axes: Vec<usize> =
-            [4, 3, 5, 2, 1].into_iter().filter_map(|digit| self.position(digit)).collect();
+        let axes: Vec<usize> = [4, 3, 5, 2, 1].into_iter().filter_map(|digit| self.position(digit)).collect();
         if axes.len() == self.rank { axes } else { (0..self.rank).rev().collect() }
     }
 

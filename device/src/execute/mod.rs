@@ -460,9 +460,24 @@ fn family(context: &Context<'_>) -> Result<Prepared, String> {
         1 | 2 | 60 => pool::prepare(context),
         3 => softmax::prepare(context),
         4 => matmul::prepare_full(context),
-        6 | 20 | 21 | 23 | 26 | 44..=46 | 57 | 92 | 101 | 102 | 110 | 131 | 132 | 134 | 135 | 137 | 138 | 140 => {
-            activation::prepare(context)
-        }
+        6
+        | 20
+        | 21
+        | 23
+        | 26
+        | 44..=46
+        | 57
+        | 92
+        | 101
+        | 102
+        | 110
+        | 131
+        | 132
+        | 134
+        | 135
+        | 137
+        | 138
+        | 140 => activation::prepare(context),
         9 | 10 | 15 | 47 => activation::prepare_channels(context),
         11 | 18 | 35 | 61 | 62 => norm::prepare(context),
         12..=14 | 75..=90 => eltwise::prepare(context),

@@ -55,7 +55,8 @@ impl Operation for Norm {
                     for (x, y) in x.chunks_exact(plane).zip(y.chunks_exact_mut(plane)) {
                         for (p, y) in y.iter_mut().enumerate() {
                             let (row, column) = (p / width, p % width);
-                            let rows = around(row, plane / width).map(|r| &x[r * width..][around(column, width)]);
+                            let rows =
+                                around(row, plane / width).map(|r| &x[r * width..][around(column, width)]);
                             let sum: f32 = rows.flatten().map(|v| v * v).sum();
                             *y = x[p] * (k + alpha / area * sum).powf(-beta);
                         }
@@ -118,7 +119,13 @@ pub(super) fn prepare(context: &Context<'_>) -> Result<Prepared, String> {
                 return Err(format!("a window of {size} on planes {width} wide"));
             }
             per_element = (size.min(width) * size.min(plane / width)) as u64 + 8;
-            Kind::InnerLrn { size, k: context.half(2)?, alpha: context.half(3)?, beta: context.half(4)?, width }
+            Kind::InnerLrn {
+                size,
+                k: context.half(2)?,
+                alpha: context.half(3)?,
+                beta: context.half(4)?,
+                width,
+            }
         }
         35 => {
             let mut scales = context.constants(2)?;

@@ -32,7 +32,13 @@ struct Proposal {
 
 impl Proposal {
     /// An anchor moved by its deltas, or `None` when the result is too small.
-    fn moved(&self, (anchor, y, x): (usize, usize, usize), by: [f32; 4], image: (f32, f32), least: (f32, f32)) -> (Rect, bool) {
+    fn moved(
+        &self,
+        (anchor, y, x): (usize, usize, usize),
+        by: [f32; 4],
+        image: (f32, f32),
+        least: (f32, f32),
+    ) -> (Rect, bool) {
         let (x, y) = if self.swap_xy { (y, x) } else { (x, y) };
         let (x, y) = (x as f32 * self.feat_stride, y as f32 * self.feat_stride);
         let base = self.anchors[anchor];
@@ -46,8 +52,12 @@ impl Proposal {
         let y = by[1] / self.box_coordinate_scale * height + rect.top + 0.5 * height;
         let half_width = 0.5 * (by[2] / self.box_size_scale).exp() * width;
         let half_height = 0.5 * (by[3] / self.box_size_scale).exp() * height;
-        let mut rect =
-            Rect { left: x - half_width, top: y - half_height, right: x + half_width, bottom: y + half_height };
+        let mut rect = Rect {
+            left: x - half_width,
+            top: y - half_height,
+            right: x + half_width,
+            bottom: y + half_height,
+        };
         if self.clip_before {
             rect = rect.clipped(image.0 - self.border, image.1 - self.border);
         }
@@ -64,8 +74,8 @@ impl Operation for Proposal {
         self.deltas.read(arena, deltas);
         let mut info = vec![0.0; self.info.elements()];
         self.info.read(arena, &mut info);
-        let image = (info[1], info[0]);
-        // One scale for both axes, or one for each: height first.
+        // Height first, and one scale for both axes or one for each.
+        let image = if self.swap_xy { (info[0], info[1]) } else { (info[1], info[0]) };
         let scale = (info.get(3).copied().unwrap_or(info[2]), info[2]);
         let least = (self.min_size * scale.0, self.min_size * scale.1);
         let (plane, count) = (self.width * self.height, self.anchors.len());
@@ -74,7 +84,8 @@ impl Operation for Proposal {
         for at in 0..plane * count {
             let (place, anchor) = (at / count, at % count);
             let by = [0, 1, 2, 3].map(|k| deltas[(anchor * 4 + k) * plane + place]);
-            let (rect, large) = self.moved((anchor, place / self.width, place % self.width), by, image, least);
+            let (rect, large) =
+                self.moved((anchor, place / self.width, place % self.width), by, image, least);
             boxes.push(rect);
             // The second half of the channels says that something is there.
             values.push(if large { scores[(count + anchor) * plane + place] } else { 0.0 });
@@ -106,7 +117,12 @@ impl Operation for Proposal {
 }
 
 /// Boxes of all ratios and scales around the first position.
-fn anchors(base: f32, ratios: &[f32], scales: &[f32], (border, round, shift): (f32, bool, bool)) -> Vec<Rect> {
+fn anchors(
+    base: f32,
+    ratios: &[f32],
+    scales: &[f32],
+    (border, round, shift): (f32, bool, bool),
+) -> Vec<Rect> {
     let center = 0.5 * (base - border) - if shift { base * 0.5 } else { 0.0 };
     let sizes = ratios.iter().flat_map(|&ratio| {
         let width = (base * base / ratio).sqrt();

@@ -59,27 +59,18 @@ pub(super) fn prepare(context: &Context<'_>) -> Result<Prepared, String> {
         let position = usize::try_from(axis).ok().filter(|&a| a < input.rank);
         reduced[position.ok_or_else(|| format!("axis {axis} is none of the input's"))?] = true;
     }
-    let kept: Vec<usize> = input.axes().into_iter().filter(|&d| !reduced[d]).collect();
-    // Where each of them is in the output, which may lie in another order, with or without dims of 1 for the others.
-    let mut targets = output.axes();
-    if context.flag(0)? && output.rank == input.rank {
-        let names: Vec<usize> = input.axes();
-        targets = targets.into_iter().zip(names).filter(|&(_, d)| !reduced[d]).map(|(t, _)| t).collect();
-    }
-    if kept.is_empty() {
-        targets.clear();
-    }
-    let fits = targets.len() == kept.len()
-        && targets.iter().zip(&kept).all(|(&t, &d)| output.dims[t] == input.dims[d])
-        && output.elements() == kept.iter().map(|&d| input.dims[d]).product::<usize>();
-    if !fits {
-        return Err(format!("{:?} without some does not give {:?}", input.dims(), output.dims()));
+    // Where each of the others is in the output, which may lie in another order, with or without dims of 1.
+    let kept = input.axes().into_iter().filter(|&d| !reduced[d] && input.dims[d] > 1).collect::<Vec<_>>();
+    let targets = output.axes().into_iter().filter(|&t| output.dims[t] > 1).collect::<Vec<_>>();
+    let same = |(&t, &d): (&usize, &usize)| output.dims[t] == input.dims[d];
+    if targets.len() != kept.len() || !targets.iter().zip(&kept).all(same) {
+        return Err(format!("the results for {:?} do not fit {:?}", input.dims(), output.dims()));
     }
     let mut seen = output.clone();
     (seen.rank, seen.dims, seen.strides) = (kept.len().max(1), [1; RANK], [0; RANK]);
     let (mut steps, mut size, mut rank) = ([0; RANK], 1, 0);
-    for d in (0..input.rank).filter(|&d| !reduced[d]) {
-        let target = kept.iter().position(|&k| k == d).map(|at| targets[at]).ok_or("an axis is lost")?;
+    for d in 0..input.rank {
+        let Some(target) = kept.iter().position(|&k| k == d).map(|at| targets[at]) else { continue };
         (seen.dims[rank], seen.strides[rank]) = (output.dims[target], output.strides[target]);
         rank += 1;
         steps[d] = size;

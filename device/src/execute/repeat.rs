@@ -25,7 +25,13 @@ struct Rule {
 
 impl Rule {
     /// Parameters: axis (memory index), start, stride, end. Negative starts count from the end.
-    fn new(context: &Context<'_>, at: usize, whole: Place, part: Place, turns: usize) -> Result<Self, String> {
+    fn new(
+        context: &Context<'_>,
+        at: usize,
+        whole: Place,
+        part: Place,
+        turns: usize,
+    ) -> Result<Self, String> {
         let axis = context.axis(at, &whole)?;
         let (start, stride) = (context.int(at + 1)? as isize, context.int(at + 2)? as isize);
         let mut dims = whole.dims;
@@ -62,8 +68,7 @@ impl Operation for Slices {
     fn run(&self, arena: &mut [u16], scratch: &mut Scratch) {
         for rule in &self.rules {
             let slice = rule.slice(scratch.turn);
-            let (from, to) =
-                if self.apart { (slice, rule.part.clone()) } else { (rule.part.clone(), slice) };
+            let (from, to) = if self.apart { (slice, rule.part.clone()) } else { (rule.part.clone(), slice) };
             // Dims and types were found equal in `Rule::new`.
             if let Ok(transfer) = Transfer::new(from, to) {
                 transfer.run(arena, &mut scratch.words);

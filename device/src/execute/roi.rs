@@ -116,7 +116,8 @@ impl Roi {
                     let part = |k: usize| (k as f32 + 0.5) / points as f32;
                     let x = left + (x + part(k % points)) * width;
                     let y = top + (y + part(k / points)) * height;
-                    let inside = (-1.0..=s.width as f32).contains(&x) && (-1.0..=s.height as f32).contains(&y);
+                    let inside =
+                        (-1.0..=s.width as f32).contains(&x) && (-1.0..=s.height as f32).contains(&y);
                     if inside { blend(plane, s.width, (x.max(0.0), y.max(0.0))) } else { 0.0 }
                 });
                 if max {
@@ -190,7 +191,9 @@ pub(super) fn prepare(context: &Context<'_>) -> Result<Prepared, String> {
         _ => {
             let points = context.size(2, 0)?;
             if points == 0 || points > 64 {
-                return Err(format!("{points} points per cell; their number must be given, and be no more than 64"));
+                return Err(format!(
+                    "{points} points per cell; their number must be given, and be no more than 64"
+                ));
             }
             let mode = context.int(4)?;
             if !(0..=1).contains(&mode) || context.int(5).unwrap_or(2) != 2 {
@@ -233,7 +236,6 @@ pub(super) fn prepare(context: &Context<'_>) -> Result<Prepared, String> {
         Method::Max | Method::OwnChannels => (size.width * size.height) as u64,
     };
     let work = (output.elements() as u64).saturating_mul(per_cell) + data.elements() as u64;
-    let operation =
-        Roi { data: data.planar(), rois, images, output: output.planar(), scale, method, size };
+    let operation = Roi { data: data.planar(), rois, images, output: output.planar(), scale, method, size };
     Ok(Prepared { operation: Box::new(operation), outputs: vec![output], work })
 }

@@ -34,7 +34,8 @@ impl Operation for Ctc {
             let (mut last, mut slots) = (self.classes, to.iter_mut());
             for step in (0..steps).map(|t| t * self.batches + n).take_while(|&s| mask[s] != 0.0) {
                 let scores = &from[step * self.classes..][..self.classes];
-                let best = (1..self.classes).fold(0, |best, c| if scores[c] > scores[best] { c } else { best });
+                let best =
+                    (1..self.classes).fold(0, |best, c| if scores[c] > scores[best] { c } else { best });
                 if best != last && best != self.classes - 1 {
                     slots.next().into_iter().for_each(|slot| *slot = best as f32);
                 }

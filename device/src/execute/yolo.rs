@@ -64,7 +64,8 @@ pub(super) fn prepare(context: &Context<'_>) -> Result<Prepared, String> {
     }
     let plane = input.elements() / channels / images;
     // The output may be a plain vector.
-    let seen = if output.dim(3) == channels && output.rank == input.rank { output.planar() } else { output.clone() };
+    let seen =
+        if output.dim(3) == channels && output.rank == input.rank { output.planar() } else { output.clone() };
     let work = 16 * input.elements() as u64;
     let operation =
         Region { input: input.planar(), output: seen, plane, images, anchors, coords, classes, softmax };
@@ -114,7 +115,6 @@ pub(super) fn prepare_reorg(context: &Context<'_>) -> Result<Prepared, String> {
         return Err(format!("{channels} channels cannot be spread over {stride}x{stride}"));
     }
     let work = 4 * input.elements() as u64;
-    let operation =
-        Reorg { input: input.planar(), output: output.planar(), stride, width, height, channels };
+    let operation = Reorg { input: input.planar(), output: output.planar(), stride, width, height, channels };
     Ok(Prepared { operation: Box::new(operation), outputs: vec![output], work })
 }

@@ -35,7 +35,9 @@ pub fn array(path: &Path) -> Option<(Vec<u64>, Vec<f32>)> {
         "f2" => file.into_vec::<f16>().expect("f16 array").into_iter().map(f16::to_f32).collect(),
         "f4" => file.into_vec::<f32>().expect("f32 array"),
         "u1" => file.into_vec::<u8>().expect("u8 array").into_iter().map(f32::from).collect(),
-        "b1" => file.into_vec::<bool>().expect("bool array").into_iter().map(|v| f32::from(u8::from(v))).collect(),
+        "b1" => {
+            file.into_vec::<bool>().expect("bool array").into_iter().map(|v| f32::from(u8::from(v))).collect()
+        }
         "i4" => file.into_vec::<i32>().expect("i32 array").into_iter().map(|v| v as f32).collect(),
         other => panic!("{}: element type {other}", path.display()),
     };
@@ -124,7 +126,8 @@ pub fn error(values: &[f32], reference: &[f32]) -> f32 {
 
 /// The integers of an S32 tensor of an element.
 pub fn integers(tensor: &IoTensor, batch: usize, element: &[u8]) -> Vec<i32> {
-    let word = |at: usize| i32::from_le_bytes([element[at], element[at + 1], element[at + 2], element[at + 3]]);
+    let word =
+        |at: usize| i32::from_le_bytes([element[at], element[at + 1], element[at + 2], element[at + 3]]);
     positions(tensor, batch).into_iter().map(word).collect()
 }
 
