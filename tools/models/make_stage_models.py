@@ -159,6 +159,8 @@ many({
     "reduce_mean": lambda x: o1.reduce_mean(x, vec(1), True),
     "reduce_mean_cw": lambda x: o1.reduce_mean(x, vec(1, 3), False),
     "reduce_sum": lambda x: o1.reduce_sum(x, vec(1, 2), True),
+    "reduce_sum_w": lambda x: o1.reduce_sum(x, vec(3), True),
+    "reduce_sum_all": lambda x: o1.reduce_sum(x, vec(1, 2, 3), True),
     "reduce_max": lambda x: o1.reduce_max(x, vec(1, 3), False),
     "reduce_min": lambda x: o1.reduce_min(x, vec(2), True),
     "slice_steps": lambda x: o1.strided_slice(x, vec(0, 1, 0, 1), vec(1, 6, 5, 7), vec(1, 2, 2, 3), [0] * 4, [0] * 4),
@@ -253,6 +255,9 @@ def select():
     return net.output(y)
 
 
+many({"reduce_sum_n": 0, "reduce_sum_c": 1})(lambda axis: unary(lambda x: o1.reduce_sum(x, vec(axis), True), shape=(3, 4, 5)))
+
+
 @case
 def reduce_and():
     return unary(lambda x: o1.convert(o1.reduce_logical_and(o1.greater(x, const(-3.0)), vec(1, 3), True), "f32"))
@@ -336,6 +341,24 @@ def scatter_update():
     net = Net()
     d, u = net.input("data", rand(6, 5)), net.input("updates", rand(3, 5))
     y = o3.scatter_update(d, indices(net, "rows", np.array([4, 0, 2])), u, const(0, np.int64))
+    y.set_friendly_name("out")
+    return net.output(y)
+
+
+@case
+def scatter_elements_along():
+    net = Net()
+    d, u = net.input("data", rand(2, 6, 3)), net.input("updates", rand(2, 2, 3))
+    columns = np.stack([np.stack([rng.permutation(6)[:2] for _ in range(3)], 1) for _ in range(2)])
+    y = o3.scatter_elements_update(d, indices(net, "columns", columns), u, const(1, np.int64))
+    y.set_friendly_name("out")
+    return net.output(y)
+
+
+@case
+def gather_nd_batches():
+    net = Net()
+    y = o5.gather_nd(net.input("data", rand(3, 4, 5)), indices(net, "where", ints(3, 2, 1, high=4)), 1)
     y.set_friendly_name("out")
     return net.output(y)
 
@@ -588,7 +611,9 @@ def ssd_detection():
     return ssd(rand(1, 3, 32, 32, low=0, high=1), (10.0, 20.0))
 
 
-def detection(priors=24, classes=4, code="CENTER_SIZE", variance=False, share=True, normalized=True, images=1, **attrs):
+def detection(
+    priors=24, classes=4, code="CENTER_SIZE", variance=False, share=True, normalized=True, images=1, refined=False, sets=1, **attrs
+):
     net = Net()
     where = priors * (1 if share else classes) * 4
     loc = net.input("loc", rand(images, where, scale=0.4 if code == "CENTER_SIZE" else 0.05))
@@ -606,11 +631,18 @@ def detection(priors=24, classes=4, code="CENTER_SIZE", variance=False, share=Tr
             variances = np.concatenate([variances, np.zeros((priors, 1))], 1)
     boxes, variances = boxes.reshape(1, 1, -1), variances.reshape(1, 1, -1)
     both = boxes if variance else np.concatenate([boxes, variances], 1)
+    both = np.concatenate([both * (1 - 0.25 * k) for k in range(sets)], 0)
     attrs = detection_attrs(
         num_classes=classes, code_type="caffe.PriorBoxParameter." + code, variance_encoded_in_target=variance,
         share_location=share, normalized=normalized, **attrs,
     )
-    y = o1.detection_output(loc, conf, net.input("priors", both.astype(np.float16).astype(np.float32)), attrs)
+    inputs = [loc, conf, net.input("priors", both.astype(np.float16).astype(np.float32))]
+    if refined:
+        object_scores = rand(images, priors * 2, low=0.0, high=1.0)
+        inputs += [net.input("arm_conf", object_scores), net.input("arm_loc", rand(images, where, scale=0.3))]
+        y = o1.detection_output(inputs[0], inputs[1], inputs[2], dict(attrs, objectness_score=0.4), inputs[3], inputs[4])
+    else:
+        y = o1.detection_output(*inputs, attrs)
     y.set_friendly_name("detections")
     return net.output(y)
 
@@ -623,6 +655,8 @@ many({
     "detection_keep_all": {"top_k": -1, "keep_top_k": np.array([-1], np.int32), "confidence_threshold": 0.6},
     "detection_clip": {"clip_after_nms": True, "clip_before_nms": True},
     "detection_images": {"images": 2, "keep_top_k": np.array([6], np.int32)},
+    "detection_own_priors": {"images": 2, "sets": 2, "keep_top_k": np.array([6], np.int32)},
+    "detection_refined": {"refined": True},
     "detection_decrease": {"decrease_label_id": True, "background_label_id": 0},
     "detection_pixels": {"normalized": False, "input_width": 32, "input_height": 32, "share": True},
     "detection_few": {"confidence_threshold": 0.93},
@@ -681,15 +715,20 @@ def psroi_pooling():
 
 
 @case
-def roi_align():
+def roi_align(mode="avg"):
     net = Net()
     r = rois(5, 14, 18, 0.5)[:, 1:]
-    y = o3.roi_align(net.input("data", rand(1, 6, 14, 18)), net.input("rois", r), indices(net, "where", np.zeros(5)), 3, 4, 2, 0.5, "avg")
+    y = o3.roi_align(net.input("data", rand(1, 6, 14, 18)), net.input("rois", r), indices(net, "where", np.zeros(5)), 3, 4, 2, 0.5, mode)
     y.set_friendly_name("out")
     return net.output(y)
 
 
-def proposal(**more):
+@case
+def roi_align_max():
+    return roi_align("max")
+
+
+def proposal(outputs=1, **more):
     net = Net()
     h, w, anchors = 6, 7, 6
     n = h * w * anchors
@@ -703,15 +742,17 @@ def proposal(**more):
     attrs.update(more)
     attrs = {k: np.uint32(v) if isinstance(v, int) and not isinstance(v, bool) else np.float32(v) if isinstance(v, float) else v for k, v in attrs.items()}
     deltas = net.input("deltas", rand(1, 4 * anchors, h, w, scale=0.2))
-    y = o1.proposal(net.input("scores", score), deltas, net.input("info", np.array([96.0, 112.0, 1.0], np.float32)), attrs)
+    build = o1.proposal if outputs == 1 else o4.proposal
+    y = build(net.input("scores", score), deltas, net.input("info", np.array([96.0, 112.0, 1.0], np.float32)), attrs)
     y.set_friendly_name("rois")
-    return net.output(y)
+    return net.output(*(y.output(k) for k in range(outputs)))
 
 
 many({
     "proposal_caffe": {},
     "proposal_tensorflow": {"framework": "tensorflow", "box_size_scale": 5.0, "box_coordinate_scale": 10.0},
     "proposal_normalized": {"normalize": True, "clip_after_nms": True},
+    "proposal_probabilities": {"outputs": 2},
     "proposal_few": {"pre_nms_topn": 20, "post_nms_topn": 30},
 })(lambda p: proposal(**p))
 
@@ -726,9 +767,11 @@ def ctc_decoder():
 
 
 # Whole networks in every form of input: batch, layout, precision, streams, no neural compute engine.
-def small(batch=1, pool=True):
+def small(batch=1, pool=True, high=0):
     net = Net()
-    x = net.input("data", rand(batch, 3, 16, 16, low=0, high=1))
+    # Bytes, brought to the range in which the weights were chosen; or numbers between 0 and 1.
+    x = net.input("data", whole(batch, 3, 16, 16, high=high) if high else rand(batch, 3, 16, 16, low=0, high=1))
+    x = o1.multiply(x, const(1 / 256)) if high else x
     x = o1.relu(conv(x, 8, 3))
     x = o1.max_pool(x, [2, 2], [0, 0], [0, 0], [2, 2]) if pool else conv(x, 8, 3, (2, 2))
     y = conv(x, 8, 3, groups=8)
@@ -746,6 +789,8 @@ many({"small_batch3_apart": 3}, args=NO_BATCH)(lambda batch: small(batch, False)
 many({"small_batch3_nohw": 3}, args=NOHW)(small)
 many({"small_fp32": 1}, ip="FP32", op="FP32")(small)
 many({"small_fp32_batch2": 2}, ip="FP32", op="FP32")(small)
+many({"small_u8": 1}, ip="U8", args=[])(lambda batch: small(batch, high=256))
+many({"small_u8_nhwc_batch2": 2}, ip="U8", args=["-il", "NHWC"])(lambda batch: small(batch, high=256))
 many({"small_nhwc": 1}, args=["-il", "NHWC"])(small)
 many({"small_nhwc_fp32_batch2": 2}, ip="FP32", op="FP32", args=["-il", "NHWC"])(small)
 many({"small_nohw": 1}, args=NOHW)(small)
@@ -785,7 +830,7 @@ def make(name, args, core, folder):
     (args.out / (name + ".blob")).write_bytes(blob.read_bytes())
     for tensor, value in net.values.items():
         small = value.astype(np.float16) if value.dtype == np.float32 else value
-        np.save(args.out / f"{name}.in.{tensor}.npy", small)
+        np.save(args.out / f"{name}.in.{tensor}.npy", small.astype(np.uint8) if options.get("ip") == "U8" else small)
     for tensor, value in outputs.items():
         np.save(args.out / f"{name}.out.{tensor}.npy", value)
     return f"{blob.stat().st_size} bytes"

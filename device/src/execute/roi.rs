@@ -121,7 +121,8 @@ impl Roi {
                     if inside { blend(plane, s.width, (x.max(0.0), y.max(0.0))) } else { 0.0 }
                 });
                 if max {
-                    samples.fold(f32::NEG_INFINITY, f32::max)
+                    // From 0 on, as the reference does it (unverified on hardware).
+                    samples.fold(0.0, f32::max)
                 } else {
                     samples.sum::<f32>() / (points * points) as f32
                 }
