@@ -82,6 +82,35 @@ fn every_model_agrees_with_the_reference() {
     assert!(compared >= 14, "only {compared} outputs were compared");
 }
 
+/// What all threads of this process took so far: it does not count the time that others had.
+fn cpu_seconds() -> f64 {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
+    time.tv_sec as f64 + time.tv_nsec as f64 / 1e9
+}
+
+/// Times of one graph, wall and CPU, for `benches/execute_vs_cpu.py`: `NCS2_BLOB` names it, `NCS2_SECONDS` says how long.
+#[test]
+#[ignore = "prints times: a part of benches/execute_vs_cpu.py"]
+fn times() {
+    let path = PathBuf::from(std::env::var_os("NCS2_BLOB").expect("NCS2_BLOB names a graph"));
+    let seconds = std::env::var("NCS2_SECONDS").ok().and_then(|n| n.parse().ok()).unwrap_or(1.0);
+    let blob = Blob::open(&path).expect("a graph");
+    let graph = blob.graph();
+    let program = Program::prepare(blob.bytes(), graph).expect("known stages");
+    let input = input_of(&path, graph).expect("an array beside it");
+    let mut output = vec![0; graph.output_bytes];
+    let mut arena = program.arena();
+    for _ in 0..2 {
+        program.run(&mut arena, &input, &mut output);
+    }
+    let begin = Instant::now();
+    while begin.elapsed().as_secs_f64() < seconds {
+        let (start, cpu) = (Instant::now(), cpu_seconds());
+        program.run(&mut arena, &input, &mut output);
+        println!("ms {:.4} {:.4}", start.elapsed().as_secs_f64() * 1e3, (cpu_seconds() - cpu) * 1e3);
+    }
+}
+
 #[test]
 fn stages_can_be_watched_and_answers_do_not_depend_on_it() {
     let path = committed().join("tiny_u8_s1.blob");
