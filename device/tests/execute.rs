@@ -3,109 +3,24 @@
 //! Runs over the committed models, and over every folder in `NCS2_MODELS` (separated by `:`). `NCS2_REPEATS` says how
 //! often each is run for the best time; those are times of this machine's CPU, not of a stick.
 
-use std::fs::File;
-use std::io::BufReader;
-use std::path::{Path, PathBuf};
+mod execute_support;
+
+use std::path::PathBuf;
 use std::time::Instant;
 
-use half::f16;
-use ncs2::blob::{Blob, DataType, Graph, IoTensor, Location, NceOp, Order, PoolKind, StageKind};
+use execute_support::{TOLERANCE, array, beside, blobs, data, error, input_of, pack, top, unpack};
+use ncs2::blob::{Blob, DataType, Graph, Location, NceOp, Order, PoolKind, StageKind};
 use ncs2_device::execute::{Program, Threads};
-use npyz::{DType, NpyFile};
 use proptest::prelude::*;
 
-/// Largest accepted difference, of the largest reference value: FP16 storage explains 0.4 %.
-const TOLERANCE: f32 = 0.01;
-
+/// The committed models.
 fn committed() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/data/models")
+    data("models")
 }
 
 fn folders() -> Vec<PathBuf> {
     let more = std::env::var_os("NCS2_MODELS");
     std::iter::once(committed()).chain(more.iter().flat_map(std::env::split_paths)).collect()
-}
-
-fn blobs(folder: &Path) -> Vec<PathBuf> {
-    let entries = std::fs::read_dir(folder).unwrap_or_else(|e| panic!("{}: {e}", folder.display()));
-    let mut paths: Vec<PathBuf> = entries.map(|e| e.expect("folder can be listed").path()).collect();
-    paths.retain(|p| p.extension().is_some_and(|e| e == "blob"));
-    paths.sort();
-    paths
-}
-
-/// Shape and values of an array file; `None` when there is no such file.
-fn array(path: &Path) -> Option<(Vec<u64>, Vec<f32>)> {
-    let file = NpyFile::new(BufReader::new(File::open(path).ok()?)).expect("an array file");
-    let shape = file.shape().to_vec();
-    let DType::Plain(dtype) = file.dtype() else { panic!("{}: structured array", path.display()) };
-    let values = match dtype.to_string().trim_start_matches(['<', '|', '>']) {
-        "f2" => file.into_vec::<f16>().expect("f16 array").into_iter().map(f16::to_f32).collect(),
-        "f4" => file.into_vec::<f32>().expect("f32 array"),
-        "u1" => file.into_vec::<u8>().expect("u8 array").into_iter().map(f32::from).collect(),
-        "i4" => file.into_vec::<i32>().expect("i32 array").into_iter().map(|v| v as f32).collect(),
-        other => panic!("{}: element type {other}", path.display()),
-    };
-    Some((shape, values))
-}
-
-fn beside(blob: &Path, way: &str, tensor: &str) -> PathBuf {
-    PathBuf::from(format!("{}.{way}.{tensor}.npy", blob.with_extension("").display()))
-}
-
-/// Byte offsets of a tensor's elements in the order of its shape (row-major), batch first.
-fn positions(tensor: &IoTensor, batch: usize) -> Vec<usize> {
-    let order: Vec<usize> = if tensor.dims.len() >= 6 {
-        (0..tensor.dims.len()).rev().collect()
-    } else {
-        [4, 3, 5, 2, 1].into_iter().filter_map(|digit| tensor.order.position(digit)).collect()
-    };
-    let mut at: Vec<usize> = (0..batch).map(|b| tensor.offset + b * tensor.bytes()).collect();
-    for d in order {
-        let (dim, stride) = (tensor.dims[d] as usize, tensor.strides[d] as usize);
-        at = at.into_iter().flat_map(|base| (0..dim).map(move |i| base + i * stride)).collect();
-    }
-    at
-}
-
-fn pack(tensor: &IoTensor, batch: usize, values: &[f32], element: &mut [u8]) {
-    let at = positions(tensor, batch);
-    assert_eq!(at.len(), values.len(), "elements of input {}", tensor.name);
-    for (&at, &value) in at.iter().zip(values) {
-        match tensor.dtype {
-            DataType::F16 => element[at..at + 2].copy_from_slice(&f16::from_f32(value).to_le_bytes()),
-            DataType::F32 => element[at..at + 4].copy_from_slice(&value.to_le_bytes()),
-            DataType::S32 => element[at..at + 4].copy_from_slice(&(value as i32).to_le_bytes()),
-            DataType::U8 => element[at] = value as u8,
-            DataType::I8 => element[at] = value as i8 as u8,
-        }
-    }
-}
-
-fn unpack(tensor: &IoTensor, batch: usize, element: &[u8]) -> Vec<f32> {
-    let word = |at: usize| [element[at], element[at + 1], element[at + 2], element[at + 3]];
-    let value = |at: usize| match tensor.dtype {
-        DataType::F16 => f16::from_le_bytes([element[at], element[at + 1]]).to_f32(),
-        DataType::F32 => f32::from_le_bytes(word(at)),
-        DataType::S32 => i32::from_le_bytes(word(at)) as f32,
-        DataType::U8 => f32::from(element[at]),
-        DataType::I8 => f32::from(element[at] as i8),
-    };
-    positions(tensor, batch).into_iter().map(value).collect()
-}
-
-fn top(values: &[f32]) -> usize {
-    (0..values.len()).max_by(|&a, &b| values[a].total_cmp(&values[b])).unwrap_or(0)
-}
-
-/// The input element of a blob from the arrays beside it.
-fn input_of(path: &Path, graph: &Graph) -> Option<Vec<u8>> {
-    let mut element = vec![0; graph.input_bytes];
-    for tensor in &graph.inputs {
-        let (_, values) = array(&beside(path, "in", &tensor.name))?;
-        pack(tensor, graph.batch as usize, &values, &mut element);
-    }
-    Some(element)
 }
 
 #[test]
@@ -149,11 +64,7 @@ fn every_model_agrees_with_the_reference() {
             let Some((shape, reference)) = array(&beside(&path, "out", &tensor.name)) else { continue };
             let values = unpack(tensor, graph.batch as usize, &output);
             assert_eq!(values.len(), reference.len(), "{name}: {} has shape {shape:?}", tensor.name);
-            let largest = reference.iter().fold(0f32, |m, v| m.max(v.abs()));
-            let error = values.iter().zip(&reference).fold(0f32, |m, (a, b)| {
-                let error = (a - b).abs() / largest;
-                if error.is_nan() { f32::INFINITY } else { m.max(error) }
-            });
+            let error = error(&values, &reference);
             let agrees = top(&values) == top(&reference);
             println!(
                 "{name:24} {:>8} {:7.3} {:>6} {:9.2} {:9.2}",
@@ -169,6 +80,35 @@ fn every_model_agrees_with_the_reference() {
         }
     }
     assert!(compared >= 14, "only {compared} outputs were compared");
+}
+
+/// What all threads of this process took so far: it does not count the time that others had.
+fn cpu_seconds() -> f64 {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
+    time.tv_sec as f64 + time.tv_nsec as f64 / 1e9
+}
+
+/// Times of one graph, wall and CPU, for `benches/execute_vs_cpu.py`: `NCS2_BLOB` names it, `NCS2_SECONDS` says how long.
+#[test]
+#[ignore = "prints times: a part of benches/execute_vs_cpu.py"]
+fn times() {
+    let path = PathBuf::from(std::env::var_os("NCS2_BLOB").expect("NCS2_BLOB names a graph"));
+    let seconds = std::env::var("NCS2_SECONDS").ok().and_then(|n| n.parse().ok()).unwrap_or(1.0);
+    let blob = Blob::open(&path).expect("a graph");
+    let graph = blob.graph();
+    let program = Program::prepare(blob.bytes(), graph).expect("known stages");
+    let input = input_of(&path, graph).expect("an array beside it");
+    let mut output = vec![0; graph.output_bytes];
+    let mut arena = program.arena();
+    for _ in 0..2 {
+        program.run(&mut arena, &input, &mut output);
+    }
+    let begin = Instant::now();
+    while begin.elapsed().as_secs_f64() < seconds {
+        let (start, cpu) = (Instant::now(), cpu_seconds());
+        program.run(&mut arena, &input, &mut output);
+        println!("ms {:.4} {:.4}", start.elapsed().as_secs_f64() * 1e3, (cpu_seconds() - cpu) * 1e3);
+    }
 }
 
 #[test]

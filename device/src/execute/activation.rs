@@ -26,6 +26,13 @@ pub(super) enum Function {
     Erf,
     SoftPlus,
     HSwish,
+    Log,
+    Mish,
+    Gelu,
+    /// To the nearest integer; halves to the even one, or away from zero.
+    Round {
+        away: bool,
+    },
 }
 
 fn sigmoid(x: f32) -> f32 {
@@ -72,6 +79,11 @@ impl Function {
             Function::Erf => erf(x),
             // ln(1 + e^x) without overflow.
             Function::SoftPlus => x.max(0.0) + (-x.abs()).exp().ln_1p(),
+            Function::Log => x.ln(),
+            Function::Mish => x * Function::SoftPlus.of(x).tanh(),
+            Function::Gelu => 0.5 * x * (1.0 + erf(x * std::f32::consts::FRAC_1_SQRT_2)),
+            Function::Round { away: true } => x.round(),
+            Function::Round { away: false } => x.round_ties_even(),
             Function::HSwish => x * (x + 3.0).clamp(0.0, 6.0) / 6.0,
         }
     }
@@ -158,6 +170,13 @@ pub(super) fn prepare(context: &Context<'_>) -> Result<Prepared, String> {
         110 => Function::Erf,
         134 => Function::SoftPlus,
         137 => Function::HSwish,
+        92 => Function::Log,
+        131 => Function::Mish,
+        132 => Function::Gelu,
+        140 => match context.int(0)? {
+            mode @ 0..=1 => Function::Round { away: mode == 1 },
+            other => return Err(format!("unknown mode {other} of rounding")),
+        },
         _ => return Err("no such function of one element".into()),
     };
     let work = 8 * input.elements() as u64;

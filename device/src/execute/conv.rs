@@ -469,7 +469,8 @@ impl Operation for Convolution {
     }
 }
 
-/// Software convolutions: Conv (0), DepthConv (8), Deconvolution (22), Im2ColConvolution (49). Buffers: in, out, weights
+/// Software convolutions: Conv (0), DepthConv (8), Deconvolution (22), Im2ColConvolution (49),
+/// DepthDeconv (63). Buffers: in, out, weights
 /// (whose own dims say nothing), a temporary.
 pub(super) fn prepare(context: &Context<'_>) -> Result<Prepared, String> {
     let (input, output) = (context.operand(0)?, context.target(1)?);
@@ -481,12 +482,12 @@ pub(super) fn prepare(context: &Context<'_>) -> Result<Prepared, String> {
     let taps = kw.saturating_mul(kh);
     let kind = context.kind();
     let (ic, oc) = (input.dim(3), output.dim(3));
-    let depthwise = kind == 8;
+    let depthwise = kind == 8 || kind == 63;
     let needed = oc.saturating_mul(if depthwise { 1 } else { ic }).saturating_mul(taps);
     if weights.len() != needed {
         return Err(format!("{} weights where {needed} are needed", weights.len()));
     }
-    let window = if kind == 22 {
+    let window = if kind == 22 || kind == 63 {
         // Zero stuffing by the stride, then a plain convolution; the kernel is stored flipped.
         let pad = (kw.checked_sub(1 + pad.0), kh.checked_sub(1 + pad.1));
         let (Some(left), Some(top)) = pad else { return Err("padding is larger than the kernel".into()) };
@@ -497,6 +498,8 @@ pub(super) fn prepare(context: &Context<'_>) -> Result<Prepared, String> {
     // Strides of (oc, ic, tap) in the file.
     let (o, i, t) = match (kind, input.digits[0] == 3) {
         (8, _) => (1, 0, oc),
+        (63, true) => (1, 0, oc),
+        (63, false) => (taps, 0, 1),
         (22, _) => (ic, 1, ic * oc),
         (49, _) => (ic * taps, 1, ic),
         (_, _) if taps == 1 => (ic, 1, 0),

@@ -1,5 +1,5 @@
-//! Moving elements about: Copy (19), Tile (28), Permute (34), Pad (71), Upsampling (73), Gather (100), Convert (111),
-//! Concat (128), StridedSlice (133).
+//! Moving elements about: Copy (19), Tile (28), Permute (34), Pad (71), Upsampling (73), Convert (111),
+//! Concat (128), Broadcast (129), StridedSlice (133).
 use ncs2::blob::DataType;
 
 use super::memory::{Place, RANK, Transfer};
@@ -13,7 +13,7 @@ pub(super) fn prepare(context: &Context<'_>) -> Result<Prepared, String> {
         128 => concat(context),
         111 => convert(context),
         28 | 71 | 73 | 133 => remap(context),
-        100 => gather(context),
+        129 => broadcast(context),
         _ => Err("this engine does not know this way of moving elements".into()),
     }
 }
@@ -281,84 +281,61 @@ fn slices(context: &Context<'_>, input: &Place, output: &Place) -> Result<Vec<Ve
     if input.rank != output.rank {
         return Err("input and output have different numbers of dimensions".into());
     }
-    // IE order is N, C, [D], H, W for up to five named dimensions; else major to minor.
-    let mut axes: Vec<usize> =
-        [4, 3, 5, 2, 1].into_iter().filter_map(|digit| input.position(digit)).collect();
-    if axes.len() != input.rank {
-        axes = (0..input.rank).rev().collect();
+    let axes = input.axes();
+    let mut maps: Vec<_> = (0..input.rank).map(|d| whole(input.dims[d])).collect();
+    for (axis, &d) in axes.iter().enumerate() {
+        let (Some(&begin), Some(&end)) = (begins.get(axis), ends.get(axis)) else { break };
+        let stride = strides.get(axis).copied().unwrap_or(1);
+        // A set bit means that the value counts (the opposite of what the IR says).
+        let counts = |mask: i32| mask >> axis.min(31) & 1 == 1;
+        let size = input.dims[d] as i64;
+        let from_end = |v: i32| if v < 0 { i64::from(v) + size } else { i64::from(v) };
+        let (first, stop) = match stride {
+            0 => return Err("a slice has a stride of 0".into()),
+            1.. => (
+                if counts(begin_mask) { from_end(begin).clamp(0, size) } else { 0 },
+                if counts(end_mask) { from_end(end).clamp(0, size) } else { size },
+            ),
+            _ => (
+                if counts(begin_mask) { from_end(begin).clamp(-1, size - 1) } else { size - 1 },
+                if counts(end_mask) { from_end(end).clamp(-1, size - 1) } else { -1 },
+            ),
+        };
+        let inside = |i: &i64| if stride > 0 { *i < stop } else { *i > stop };
+        let indices = std::iter::successors(Some(first), |i| Some(i + i64::from(stride)));
+        maps[d] = indices.take_while(inside).map(|i| usize::try_from(i).ok()).collect();
     }
-    // A set bit means that the value counts: the older of the two conventions (unverified on hardware). Where that does
-    // not give the output's dims and the other does, the other was meant.
-    let try_masks = |inverted: bool| {
-        let mut maps: Vec<_> = (0..input.rank).map(|d| whole(input.dims[d])).collect();
-        for (axis, &d) in axes.iter().enumerate() {
-            let (Some(&begin), Some(&end)) = (begins.get(axis), ends.get(axis)) else { break };
-            let stride = strides.get(axis).copied().unwrap_or(1);
-            let counts = |mask: i32| (mask >> axis.min(31) & 1 == 1) != inverted;
-            let size = input.dims[d] as i64;
-            let from_end = |v: i32| if v < 0 { i64::from(v) + size } else { i64::from(v) };
-            let (first, stop) = match stride {
-                0 => return None,
-                1.. => (
-                    if counts(begin_mask) { from_end(begin).clamp(0, size) } else { 0 },
-                    if counts(end_mask) { from_end(end).clamp(0, size) } else { size },
-                ),
-                _ => (
-                    if counts(begin_mask) { from_end(begin).clamp(-1, size - 1) } else { size - 1 },
-                    if counts(end_mask) { from_end(end).clamp(-1, size - 1) } else { -1 },
-                ),
-            };
-            let inside = |i: &i64| if stride > 0 { *i < stop } else { *i > stop };
-            let indices = std::iter::successors(Some(first), |i| Some(i + i64::from(stride)));
-            maps[d] = indices.take_while(inside).map(|i| usize::try_from(i).ok()).collect();
+    Ok(maps)
+}
+
+/// Parameter: mode (0 numpy, 1 explicit, 2 bidirectional). Buffers: in, target shape \[, axes\], out. Axes count in the order
+/// N, C, \[D\], H, W. (From the compiler's source; the compiler turns all broadcasts of known shapes into Tile.)
+fn broadcast(context: &Context<'_>) -> Result<Prepared, String> {
+    let input = context.operand(0)?;
+    let mode = context.int(0)?;
+    let output = context.target(if mode == 1 { 3 } else { 2 })?;
+    let (from, to) = (input.axes(), output.axes());
+    let targets: Vec<usize> = match mode {
+        0 | 2 if from.len() <= to.len() => (to.len() - from.len()..to.len()).collect(),
+        1 => {
+            let axes = context.operand(2)?.constant_integers()?;
+            axes.into_iter().filter_map(|a| usize::try_from(a).ok()).collect()
         }
-        let fits = maps.iter().zip(output.dims()).all(|(map, &dim)| map.len() == dim);
-        fits.then_some(maps)
+        _ => return Err(format!("unknown mode {mode} of broadcasting")),
     };
-    try_masks(false)
-        .or_else(|| try_masks(true))
-        .ok_or_else(|| "the slice does not give the output's dims".into())
-}
-
-/// Rows of the input, chosen by S32 indices that may be computed at run time.
-struct Gather {
-    input: Place,
-    indices: Place,
-    output: Place,
-    inner: usize,
-    count: usize,
-}
-
-impl Operation for Gather {
-    fn run(&self, arena: &mut [u16], scratch: &mut Scratch) {
-        let Scratch { a, b, .. } = scratch;
-        let (from, to) = (sized(a, self.input.elements()), sized(b, self.output.elements()));
-        let mut indices = vec![0; self.indices.elements()];
-        self.input.read(arena, from);
-        self.indices.read_i32(arena, &mut indices);
-        let blocks = from.chunks_exact(self.inner * self.count);
-        for (from, to) in blocks.zip(to.chunks_exact_mut(self.inner * indices.len())) {
-            for (&index, to) in indices.iter().zip(to.chunks_exact_mut(self.inner)) {
-                let size = self.count as i64;
-                let index = i64::from(index);
-                // Out of range is undefined; the last row is at least inside.
-                let index = if index < 0 { index + size } else { index }.clamp(0, size - 1) as usize;
-                to.copy_from_slice(&from[index * self.inner..(index + 1) * self.inner]);
-            }
+    if targets.len() != from.len() {
+        return Err("not one axis for each dimension of the input".into());
+    }
+    let mut seen = Place { rank: output.rank, digits: output.digits, dims: output.dims, ..input.clone() };
+    seen.strides = [0; RANK];
+    for (&d, &axis) in from.iter().zip(&targets) {
+        let at = *to.get(axis).ok_or("an axis is none of the output's")?;
+        if input.dims[d] != 1 && input.dims[d] != output.dims[at] {
+            return Err(format!("input dims {:?} cannot be repeated to {:?}", input.dims(), output.dims()));
         }
-        self.output.write(arena, to);
+        if input.dims[d] != 1 {
+            seen.strides[at] = input.strides[d];
+        }
     }
-}
-
-fn gather(context: &Context<'_>) -> Result<Prepared, String> {
-    let (input, output, indices) = (context.operand(0)?, context.target(1)?, context.operand(2)?);
-    let axis = context.axis(0, &input)?;
-    let (inner, count) = (input.dims[..axis].iter().product::<usize>(), input.dims[axis]);
-    let expected = (input.elements() / count).saturating_mul(indices.elements());
-    if expected != output.elements() {
-        return Err(format!("{expected} elements for an output of {}", output.elements()));
-    }
-    let work = (input.elements() + output.elements()) as u64;
-    let outputs = vec![output.clone()];
-    Ok(Prepared { operation: Box::new(Gather { input, indices, output, inner, count }), outputs, work })
+    Ok(moves(vec![Transfer::new(seen, output.clone())?], output))
 }

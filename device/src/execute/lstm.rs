@@ -52,21 +52,22 @@ impl Operation for Lstm {
         let mut output = vec![0.0; steps * units];
         for step in 0..self.cells {
             let step = if self.forward { step } else { self.cells - 1 - step };
+            // A sequence lies in one piece: [batch][cell][unit].
+            let place = |n: usize| n * self.cells + step;
             let shape = (batches, 4 * units, units);
             multiply(shape, dense(&hidden, units), turned(&self.from_hidden, units), &mut recurrent, false);
-            let gates = &gates[step * batches * 4 * units..][..batches * 4 * units];
             for n in 0..batches {
                 for u in 0..units {
                     let gate = |k: usize| {
-                        let at = n * 4 * units + k * units + u;
-                        gates[at] + recurrent[at] + self.bias[k * units + u]
+                        let at = k * units + u;
+                        gates[place(n) * 4 * units + at] + recurrent[n * 4 * units + at] + self.bias[at]
                     };
                     let (forget, take, new, show) =
                         (sigmoid(gate(0)), sigmoid(gate(1)), gate(2).tanh(), sigmoid(gate(3)));
                     let at = n * units + u;
                     cell[at] = forget * cell[at] + take * new;
                     hidden[at] = show * cell[at].tanh();
-                    output[step * batches * units + at] = hidden[at];
+                    output[place(n) * units + u] = hidden[at];
                 }
             }
         }
@@ -86,9 +87,6 @@ pub(super) fn prepare(context: &Context<'_>) -> Result<Prepared, String> {
     let (cells, batches) = (context.size(1, 1)?, context.size(2, 1)?);
     let with_cell = context.flag(3)?;
     let count = context.size(4, 1)?;
-    if cells > 1 && batches > 1 {
-        return Err("how a sequence of several batches lies in memory is not known".into());
-    }
     let (input, hidden, cell) = (context.operand(0)?, context.operand(1)?, context.operand(2)?);
     let (weights, bias) = (context.constants(3)?, context.constants(4)?);
     let output = context.target(5)?;

@@ -1,4 +1,4 @@
-//! GEMM (91): `alpha · A · B + beta · C`, matrices in the two minor dimensions, batches in the others.
+//! FC (4): `A · W`. GEMM (91): `alpha · A · B + beta · C`, matrices in the two minor dimensions, batches in the others.
 use super::memory::{Place, RANK};
 use super::params::Context;
 use super::{Operation, Prepared, Scratch, sized};
@@ -94,4 +94,40 @@ pub(super) fn prepare(context: &Context<'_>) -> Result<Prepared, String> {
         factors,
     };
     Ok(Prepared { operation: Box::new(operation), outputs: vec![output], work })
+}
+
+/// FC (4): rows of the input, in memory order, times a constant matrix `[input][output]`. Buffers: in, out, weights (whose own
+/// dims say nothing).
+pub(super) fn prepare_full(context: &Context<'_>) -> Result<Prepared, String> {
+    let (input, output) = (context.operand(0)?, context.target(1)?);
+    let weights = context.constants(2)?;
+    let n = output.dim(3);
+    let m = output.elements() / n;
+    let k = input.elements() / m;
+    if k * m != input.elements() || weights.len() != k.saturating_mul(n) || m != input.dim(4) {
+        return Err(format!("{} weights for {m} rows of {k} to {n}", weights.len()));
+    }
+    let work = (input.elements() as u64).saturating_mul(n as u64);
+    let operation = Full { input, weights, output: output.clone(), shape: (m, n, k) };
+    Ok(Prepared { operation: Box::new(operation), outputs: vec![output], work })
+}
+
+struct Full {
+    input: Place,
+    weights: Vec<f32>,
+    output: Place,
+    shape: (usize, usize, usize),
+}
+
+impl Operation for Full {
+    fn run(&self, arena: &mut [u16], scratch: &mut Scratch) {
+        let (m, n, k) = self.shape;
+        let parallel = scratch.parallel && m * n * k > 1 << 20;
+        let (a, c) = (sized(&mut scratch.a, m * k), sized(&mut scratch.b, m * n));
+        self.input.read(arena, a);
+        let (rows, columns) =
+            (Matrix { data: a, rows: k, columns: 1 }, Matrix { data: &self.weights, rows: n, columns: 1 });
+        multiply(self.shape, rows, columns, c, parallel);
+        self.output.write(arena, c);
+    }
 }

@@ -160,6 +160,32 @@ impl Place {
         self.position(digit).map_or(0, |p| self.strides[p])
     }
 
+    /// Positions of the dimensions in the order in which networks name them: N, C, \[D\], H, W; major to minor where there
+    /// are others.
+    pub fn axes(&self) -> Vec<usize> {
+        let axes: Vec<usize> = [4, 3, 5, 2, 1].into_iter().filter_map(|digit| self.position(digit)).collect();
+        if axes.len() == self.rank { axes } else { (0..self.rank).rev().collect() }
+    }
+
+    /// The same elements with the dimensions in the order W, H, (others), C, N.
+    pub fn planar(&self) -> Place {
+        let rank = |digit: u8| match digit {
+            1 => 0,
+            2 => 1,
+            3 => 8,
+            4 => 9,
+            _ => 2,
+        };
+        let mut order: Vec<usize> = (0..self.rank).collect();
+        order.sort_by_key(|&d| rank(self.digits[d]));
+        let mut seen = self.clone();
+        for (to, from) in order.into_iter().enumerate() {
+            (seen.dims[to], seen.strides[to], seen.digits[to]) =
+                (self.dims[from], self.strides[from], self.digits[from]);
+        }
+        seen
+    }
+
     pub fn is_const(&self) -> bool {
         matches!(self.source, Source::Const(_))
     }

@@ -12,8 +12,11 @@
 //! cannot fail. A stage that no family knows is refused by name.
 
 mod activation;
+mod boxes;
 mod conv;
+mod detect;
 mod eltwise;
+mod gather;
 mod layout;
 mod lstm;
 mod matmul;
@@ -23,10 +26,16 @@ mod norm;
 mod params;
 mod planes;
 mod pool;
+mod proposal;
 mod reduce;
+mod repeat;
 mod resample;
+mod roi;
+mod sequence;
 mod softmax;
 mod topk;
+mod volume;
+mod yolo;
 
 #[cfg(test)]
 mod tests;
@@ -91,7 +100,22 @@ struct Step {
     operation: Box<dyn Operation>,
     /// Places that it writes, with their views.
     outputs: Vec<Place>,
+    flow: Flow,
 }
+
+/// Where it goes after a step.
+#[derive(Clone, Copy, PartialEq, Debug)]
+enum Flow {
+    /// To the next.
+    On,
+    /// Into the body of a loop.
+    Start { turns: usize },
+    /// Back to the step that starts the loop, while there are turns left.
+    End { turns: usize, start: usize },
+}
+
+/// Loops inside loops that are accepted.
+const MOST_LOOPS: usize = 8;
 
 /// A prepared stage.
 trait Operation: Send + Sync {
@@ -114,6 +138,8 @@ struct Scratch {
     b: Vec<f32>,
     c: Vec<f32>,
     words: Vec<u16>,
+    /// Which turn of the innermost loop it is.
+    turn: usize,
     /// Whether operations may use the other cores.
     parallel: bool,
 }
@@ -219,7 +245,10 @@ impl Program {
         let mut steps = Vec::with_capacity(graph.stages.len());
         let mut work = 0u64;
         let mut unpacked = 0usize;
+        // Steps that started a loop which is still open, with the work up to there.
+        let mut loops: Vec<(usize, usize, u64)> = Vec::new();
         let mut add = |index: usize, stage: &Stage| -> Result<(), Unsupported> {
+            let unsupported = |why: String| Unsupported { stage: index, kind: stage.kind, why };
             for view in &stage.buffers {
                 // Constants become f32, and index maps take up to 16 bytes for each index of each dimension.
                 let elements =
@@ -229,15 +258,37 @@ impl Program {
                 unpacked = unpacked.saturating_add(constants).saturating_add(indices);
             }
             if unpacked > MOST_UNPACKED {
-                let why = "the stages' constants and dims, each counted anew, exceed all memory".into();
-                return Err(Unsupported { stage: index, kind: stage.kind, why });
+                return Err(unsupported(
+                    "the stages' constants and dims, each counted anew, exceed all memory".into(),
+                ));
             }
             let context = Context::new(blob, consts, &layout, stage);
-            let prepared =
-                family(&context).map_err(|why| Unsupported { stage: index, kind: stage.kind, why })?;
+            let (prepared, mut flow) = match stage.kind.0 {
+                119 | 120 => repeat::prepare(&context).map_err(unsupported)?,
+                _ => (family(&context).map_err(unsupported)?, Flow::On),
+            };
             work = work.saturating_add(prepared.work);
+            match &mut flow {
+                Flow::On => {}
+                &mut Flow::Start { turns } => {
+                    loops.push((steps.len(), turns, work));
+                    if loops.len() > MOST_LOOPS {
+                        return Err(unsupported(format!("more than {MOST_LOOPS} loops inside each other")));
+                    }
+                }
+                Flow::End { turns, start } => {
+                    let (begin, expected, before) =
+                        loops.pop().ok_or_else(|| unsupported("it ends no loop".into()))?;
+                    if expected != *turns {
+                        return Err(unsupported(format!("{turns} turns of a loop of {expected}")));
+                    }
+                    *start = begin;
+                    let once = (work - before).saturating_add(1);
+                    work = work.saturating_add(once.saturating_mul(expected as u64 - 1));
+                }
+            }
             let Prepared { operation, outputs, .. } = prepared;
-            steps.push(Step { stage: index, kind: stage.kind, operation, outputs });
+            steps.push(Step { stage: index, kind: stage.kind, operation, outputs, flow });
             Ok(())
         };
         for (index, stage) in graph.stages.iter().enumerate() {
@@ -247,6 +298,10 @@ impl Program {
                 add(index, injected)?;
                 parent = injected;
             }
+        }
+        if let Some(&(step, ..)) = loops.last() {
+            let Step { stage, kind, .. } = steps[step];
+            return Err(Unsupported { stage, kind, why: "the loop has no end".into() });
         }
         let slots = |tensors: &[ncs2::blob::IoTensor], areas: &[(usize, usize)]| {
             let pairs = tensors.iter().zip(areas);
@@ -326,6 +381,28 @@ impl Program {
         });
     }
 
+    /// All steps in order, those of loops once for each turn.
+    fn walk(&self, mut each: impl FnMut(usize, &Step)) {
+        // For each open loop the step that starts it, and the turn.
+        let mut open: Vec<(usize, usize)> = Vec::new();
+        let mut at = 0;
+        while let Some(step) = self.steps.get(at) {
+            if matches!(step.flow, Flow::Start { .. }) && open.last().is_none_or(|&(start, _)| start != at) {
+                open.push((at, 0));
+            }
+            each(open.last().map_or(0, |&(_, turn)| turn), step);
+            at += 1;
+            if let (Flow::End { turns, start }, Some((_, turn))) = (step.flow, open.last_mut()) {
+                *turn += 1;
+                if *turn < turns {
+                    at = start;
+                } else {
+                    open.pop();
+                }
+            }
+        }
+    }
+
     fn execute(
         &self,
         arena: &mut Arena,
@@ -339,9 +416,10 @@ impl Program {
             for slot in &self.inputs {
                 slot.fill(batch, input, &mut arena.words);
             }
-            for step in &self.steps {
+            self.walk(|turn, step| {
+                arena.scratch.turn = turn;
                 each(batch, step, arena);
-            }
+            });
             for slot in &self.outputs {
                 slot.drain(batch, &arena.words, output);
             }
@@ -380,21 +458,45 @@ impl Slot {
 fn family(context: &Context<'_>) -> Result<Prepared, String> {
     match context.kind() {
         38 => nce::prepare(context),
-        0 | 8 | 22 | 49 => conv::prepare(context),
+        0 | 8 | 22 | 49 | 63 => conv::prepare(context),
         1 | 2 | 60 => pool::prepare(context),
         3 => softmax::prepare(context),
-        6 | 20 | 21 | 23 | 26 | 44 | 45 | 46 | 57 | 101 | 102 | 110 | 134 | 135 | 137 | 138 => {
-            activation::prepare(context)
-        }
+        4 => matmul::prepare_full(context),
+        6
+        | 20
+        | 21
+        | 23
+        | 26
+        | 44..=46
+        | 57
+        | 92
+        | 101
+        | 102
+        | 110
+        | 131
+        | 132
+        | 134
+        | 135
+        | 137
+        | 138
+        | 140 => activation::prepare(context),
         9 | 10 | 15 | 47 => activation::prepare_channels(context),
-        11 | 35 | 61 | 62 => norm::prepare(context),
+        11 | 18 | 35 | 61 | 62 => norm::prepare(context),
         12..=14 | 75..=90 => eltwise::prepare(context),
-        19 | 28 | 34 | 71 | 73 | 100 | 111 | 128 | 133 => layout::prepare(context),
+        19 | 28 | 34 | 71 | 73 | 111 | 128 | 129 | 133 => layout::prepare(context),
+        29 => yolo::prepare(context),
+        30 => yolo::prepare_reorg(context),
+        37 => detect::prepare(context),
+        43 | 94 | 117 => sequence::prepare(context),
+        64 => proposal::prepare(context),
+        65 | 66 | 123 => roi::prepare(context),
         67 | 72 => resample::prepare(context),
         70 => lstm::prepare(context),
         91 => matmul::prepare(context),
         93 | 105 | 112..=114 => reduce::prepare(context),
+        100 | 103 | 126 | 136 | 139 => gather::prepare(context),
         104 => topk::prepare(context),
+        118 => volume::prepare(context),
         _ => Err("this engine does not know this stage type".into()),
     }
 }

@@ -1,4 +1,4 @@
-//! Normalisations over channels or planes: LRN (11), Normalize (35), GRN (61), MVN (62).
+//! Normalisations over channels or planes: LRN (11), InnerLRN (18), Normalize (35), GRN (61), MVN (62).
 use super::memory::Place;
 use super::params::{Context, same_dims};
 use super::{Operation, Prepared, Scratch, sized};
@@ -6,6 +6,8 @@ use super::{Operation, Prepared, Scratch, sized};
 enum Kind {
     /// `x · (k + alpha/size · Σ x²)^−beta` over `size` neighbouring channels.
     Lrn { size: usize, k: f32, alpha: f32, beta: f32 },
+    /// The same over the neighbours in the plane, `size²` of them (those outside count as 0).
+    InnerLrn { size: usize, k: f32, alpha: f32, beta: f32, width: usize },
     /// `x · scale / sqrt(Σ x² + eps)`, over channels or over everything of an image.
     Normalize { across_spatial: bool, eps: f32, scales: Vec<f32> },
     /// `x / sqrt(bias + Σ x²)` over channels.
@@ -45,6 +47,21 @@ impl Operation for Norm {
                         }
                     }
                 }
+                &Kind::InnerLrn { size, k, alpha, beta, width } => {
+                    let around = |at: usize, most: usize| {
+                        at.saturating_sub((size - 1) / 2)..(at + size / 2 + 1).min(most)
+                    };
+                    let area = (size * size) as f32;
+                    for (x, y) in x.chunks_exact(plane).zip(y.chunks_exact_mut(plane)) {
+                        for (p, y) in y.iter_mut().enumerate() {
+                            let (row, column) = (p / width, p % width);
+                            let rows =
+                                around(row, plane / width).map(|r| &x[r * width..][around(column, width)]);
+                            let sum: f32 = rows.flatten().map(|v| v * v).sum();
+                            *y = x[p] * (k + alpha / area * sum).powf(-beta);
+                        }
+                    }
+                }
                 Kind::Normalize { across_spatial: true, eps, scales } => {
                     let norm = (x.iter().map(|v| v * v).sum::<f32>() + eps).sqrt();
                     for (c, (x, y)) in x.chunks_exact(plane).zip(y.chunks_exact_mut(plane)).enumerate() {
@@ -81,25 +98,6 @@ impl Operation for Norm {
     }
 }
 
-/// The place with its dimensions in the order W, H, (others), C, N.
-fn ordered(place: &Place) -> Place {
-    let rank = |digit: u8| match digit {
-        1 => 0,
-        2 => 1,
-        3 => 8,
-        4 => 9,
-        _ => 2,
-    };
-    let mut order: Vec<usize> = (0..place.rank).collect();
-    order.sort_by_key(|&d| rank(place.digits[d]));
-    let mut seen = place.clone();
-    for (to, from) in order.into_iter().enumerate() {
-        (seen.dims[to], seen.strides[to], seen.digits[to]) =
-            (place.dims[from], place.strides[from], place.digits[from]);
-    }
-    seen
-}
-
 pub(super) fn prepare(context: &Context<'_>) -> Result<Prepared, String> {
     let (input, output) = (context.operand(0)?, context.target(1)?);
     same_dims(&input, &output)?;
@@ -114,6 +112,20 @@ pub(super) fn prepare(context: &Context<'_>) -> Result<Prepared, String> {
             let size = context.size(0, 1)?;
             per_element = size.min(channels) as u64 + 8;
             Kind::Lrn { size, k: context.half(2)?, alpha: context.half(3)?, beta: context.half(4)? }
+        }
+        18 => {
+            let (size, width) = (context.size(0, 1)?, input.dim(1));
+            if size > 1 << 12 || plane % width != 0 {
+                return Err(format!("a window of {size} on planes {width} wide"));
+            }
+            per_element = (size.min(width) * size.min(plane / width)) as u64 + 8;
+            Kind::InnerLrn {
+                size,
+                k: context.half(2)?,
+                alpha: context.half(3)?,
+                beta: context.half(4)?,
+                width,
+            }
         }
         35 => {
             let mut scales = context.constants(2)?;
@@ -133,6 +145,6 @@ pub(super) fn prepare(context: &Context<'_>) -> Result<Prepared, String> {
     };
     let work = (input.elements() as u64).saturating_mul(per_element);
     let outputs = vec![output.clone()];
-    let operation = Norm { input: ordered(&input), output: ordered(&output), channels, plane, kind };
+    let operation = Norm { input: input.planar(), output: output.planar(), channels, plane, kind };
     Ok(Prepared { operation: Box::new(operation), outputs, work })
 }

@@ -50,29 +50,34 @@ impl Operation for Reduce {
     }
 }
 
-/// Parameter: keepDims. Buffers: in, out, axes (S32 in the file: W=0 H=1 C=2 N=3).
+/// Parameter: keepDims. Buffers: in, out, axes (S32 in the file, memory indices of the input's dimensions).
 pub(super) fn prepare(context: &Context<'_>) -> Result<Prepared, String> {
     let (input, output) = (context.operand(0)?, context.target(1)?);
     let axes = context.operand(2)?.constant_integers()?;
     let mut reduced = [false; RANK];
     for axis in axes {
-        let position = u8::try_from(axis).ok().and_then(|a| a.checked_add(1)).and_then(|d| input.position(d));
+        let position = usize::try_from(axis).ok().filter(|&a| a < input.rank);
         reduced[position.ok_or_else(|| format!("axis {axis} is none of the input's"))?] = true;
     }
-    let (mut steps, mut size, mut count) = ([0; RANK], 1, 1);
-    for d in 0..input.rank {
-        if reduced[d] {
-            count *= input.dims[d];
-        } else {
-            steps[d] = size;
-            size *= input.dims[d];
-        }
+    // Where each of the others is in the output, which may lie in another order, with or without dims of 1.
+    let kept = input.axes().into_iter().filter(|&d| !reduced[d] && input.dims[d] > 1).collect::<Vec<_>>();
+    let targets = output.axes().into_iter().filter(|&t| output.dims[t] > 1).collect::<Vec<_>>();
+    let same = |(&t, &d): (&usize, &usize)| output.dims[t] == input.dims[d];
+    if targets.len() != kept.len() || !targets.iter().zip(&kept).all(same) {
+        return Err(format!("the results for {:?} do not fit {:?}", input.dims(), output.dims()));
     }
-    if size != output.elements() {
-        return Err(format!("{size} results for an output of {} elements", output.elements()));
+    let mut seen = output.clone();
+    (seen.rank, seen.dims, seen.strides) = (kept.len().max(1), [1; RANK], [0; RANK]);
+    let (mut steps, mut size, mut rank) = ([0; RANK], 1, 0);
+    for d in 0..input.rank {
+        let Some(target) = kept.iter().position(|&k| k == d).map(|at| targets[at]) else { continue };
+        (seen.dims[rank], seen.strides[rank]) = (output.dims[target], output.strides[target]);
+        rank += 1;
+        steps[d] = size;
+        size *= input.dims[d];
     }
     let work = 4 * input.elements() as u64;
-    let outputs = vec![output.clone()];
-    let operation = Reduce { kind: context.kind(), input, output, steps, count };
-    Ok(Prepared { operation: Box::new(operation), outputs, work })
+    let count = input.elements() / size;
+    let operation = Reduce { kind: context.kind(), input, output: seen, steps, count };
+    Ok(Prepared { operation: Box::new(operation), outputs: vec![output], work })
 }
