@@ -1,11 +1,13 @@
 //! Userspace driver and multi-stick scheduler for the Intel Neural Compute Stick 2.
 
 pub mod blob;
+pub mod cache;
 pub mod clock;
 pub mod convert;
 pub mod error;
 mod id;
 pub mod runtime;
+pub mod sched;
 pub mod stats;
 pub mod stick;
 pub mod topology;
