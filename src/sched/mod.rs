@@ -1,1 +1,12 @@
-
+//! The scheduler.
+pub mod batch;
+pub mod breaker;
+pub mod config;
+pub mod depth;
+pub mod estimate;
+pub mod event;
+pub mod heat;
+pub mod queue;
+pub mod ranking;
+pub mod retry;
+pub mod throttle;
