@@ -1,0 +1,107 @@
+//! Readings of heat, and who rests because of them.
+
+use crate::clock::Instant;
+
+use super::config::Policy;
+use super::event::{Action, Guards, StickNo, ThermalReading};
+use super::heat::Forecast;
+use super::scheduler::Scheduler;
+use super::throttle::{Law, Wish, is_latched, plan};
+
+impl Scheduler {
+    pub(super) fn thermal(&mut self, no: StickNo, reading: Option<ThermalReading>, now: Instant) {
+        let warn_c = self.config.heat.warn_c;
+        let Some(stick) = self.stick_mut(no).filter(|s| s.up) else { return };
+        let Some(reading) = reading else { return };
+        let load = stick.load_since_reading(now);
+        let before = stick.heat.level;
+        stick.heat.read(reading, load, now);
+        let changed = stick.heat.level != before;
+        let warm = stick.heat.celsius.filter(|c| *c > warn_c);
+        let warn = warm.filter(|_| !stick.heat.warned);
+        // Once per crossing: it must cool by two kelvin before it is told again.
+        stick.heat.warned = warm.is_some()
+            || stick.heat.warned && stick.heat.celsius.is_some_and(|c| c > warn_c - 2.0);
+        if let Some(celsius) = warn {
+            self.actions.push_back(Action::Warn { stick: no, celsius });
+        }
+        if changed && self.explorer == Some(no) && before > 0 {
+            self.law.interrupted();
+        }
+        self.refresh(no, now);
+    }
+
+    /// Once a round: silent sensors, latched levels, the explorer, rests.
+    pub(super) fn keep_cool(&mut self, now: Instant) {
+        for i in 0..self.sticks.len() {
+            let Some(stick) = self.sticks[i].as_mut().filter(|s| s.up) else { continue };
+            let ratio = stick.slowness();
+            let changed = stick.heat.infer(ratio, &self.config, now);
+            if changed {
+                self.refresh(StickNo(i as u32), now);
+            }
+        }
+        if self.config.policy != Policy::Thermal {
+            return;
+        }
+        let config = self.config.heat;
+        for stick in self.sticks.iter_mut().flatten() {
+            let view = stick.heat.view(stick.up, false);
+            stick.heat.latched = is_latched(&view, &config, now);
+        }
+        self.choose_explorer();
+        let explorer = self.explorer;
+        let views: Vec<_> = (self.sticks.iter().enumerate())
+            .map(|(i, s)| {
+                match s {
+                    Some(s) => s.heat.view(!s.is_out(), explorer == Some(StickNo(i as u32))),
+                    None => super::stick::absent(),
+                }
+            })
+            .collect();
+        let wishes = plan(&views, self.law.law(), &config, now);
+        for (i, wish) in wishes.into_iter().enumerate() {
+            let no = StickNo(i as u32);
+            let Some(stick) = self.stick_mut(no) else { continue };
+            match wish {
+                Wish::Keep => continue,
+                Wish::Rest => {
+                    stick.heat.resting = true;
+                    stick.heat.rests += 1;
+                }
+                Wish::Wake => stick.heat.resting = false,
+            }
+            stick.heat.since = now;
+            self.actions.push_back(match wish {
+                Wish::Rest => Action::Rest { stick: no },
+                _ => Action::Wake { stick: no },
+            });
+            self.refresh(no, now);
+        }
+    }
+
+    /// While the law is unknown, the first stick with known guards that comes to them is let through.
+    fn choose_explorer(&mut self) {
+        if self.law.law() != Law::Unknown || self.explorer.is_some() {
+            return;
+        }
+        let margin = self.config.heat.margin_k;
+        self.explorer = (self.sticks.iter().enumerate())
+            .filter_map(|(i, s)| Some((i, s.as_ref().filter(|s| !s.is_out() && !s.heat.resting)?)))
+            .find(|(_, s)| match (s.heat.guards, s.heat.celsius) {
+                (Guards::Known { lower_c, .. }, Some(c)) => c >= lower_c - margin,
+                _ => false,
+            })
+            .map(|(i, _)| StickNo(i as u32));
+    }
+
+    /// Time until a stick throttles at its present load; unsure where its guard or its heat is not known.
+    pub fn seconds_to_throttle(&self, no: StickNo, load: f64) -> Forecast {
+        let Some(stick) = self.stick(no) else { return Forecast::Unsure };
+        let guard = match stick.heat.guards {
+            Guards::Known { lower_c, .. } => Some(lower_c),
+            Guards::Reported => stick.heat.seen_guard_c,
+        };
+        guard.map_or(Forecast::Unsure, |guard| stick.heat.model.seconds_to(guard, load))
+    }
+}
