@@ -165,3 +165,14 @@ fn a_single_request_at_a_time_teaches_nothing() {
     }
     assert_eq!((control.depth(), control.changes()), (1, 0));
 }
+
+#[test]
+fn a_stick_shared_from_the_start_gets_the_usual_depth() {
+    let mut control = DepthControl::new(16, None);
+    let mut now = Instant::ZERO;
+    for _ in 0..200 {
+        now += Duration::from_millis(20);
+        control.completed(now, Duration::from_millis(40), true, false);
+    }
+    assert_eq!((control.depth(), control.changes()), (4, 1));
+}

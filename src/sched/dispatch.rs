@@ -44,7 +44,13 @@ impl Scheduler {
 
     /// The policy's key of a graph on a stick, [`OUT`] where it can not go.
     fn key_of(&self, stick: &Stick, slot: &Slot, takes_work: bool, now: Instant) -> u64 {
-        if !takes_work || !slot.ready || slot.in_flight >= slot.depth.depth() {
+        // Graphs share the stick's places: if each had its own, the stick would serve them by turns and no share of device
+        // time could be kept.
+        let places = stick.places();
+        if !takes_work || !slot.ready || stick.runs.len() as u32 >= places {
+            return OUT;
+        }
+        if slot.in_flight >= places.min(slot.depth.max()) {
             return OUT;
         }
         let own_us = self.expected_us(stick, slot, 0);
@@ -281,12 +287,11 @@ impl Scheduler {
         let known = slot.service[variant].us(0).is_some()
             || self.model(graph).is_some_and(|m| m.service[variant].us().is_some());
         let heavy = !latency_class && self.is_heavy(stick, own_us, now);
-        let (level, slack_us) = (stick.heat.level, if known { 0.0 } else { UNKNOWN_DEADLINE_US });
+        let (level, unsure_us) = (stick.heat.level, if known { 0.0 } else { UNKNOWN_DEADLINE_US });
         let Some(stick) = self.stick_mut(no) else { return };
         let Some(slot) = stick.slots.iter_mut().find(|s| s.graph == graph) else { return };
         slot.in_flight += 1;
-        let full = slot.in_flight >= slot.depth.depth();
-        let first_here = slot.in_flight == 1;
+                let first_here = slot.in_flight == 1;
         stick.cache.touch(&key);
         if first_here {
             stick.cache.pin(&key);
@@ -301,11 +306,12 @@ impl Scheduler {
             jobs: jobs.clone(),
             assigned: now,
             own_us,
-            ahead_us: stick.backlog_us + slack_us,
+            ahead_us: stick.backlog_us,
+            unsure_us,
             place,
             heavy,
             suspect,
-            full,
+            full: false,
         };
         stick.backlog_us += own_us;
         stick.served_us += own_us;
@@ -323,6 +329,9 @@ impl Scheduler {
                 own_us
             };
         }
+        let places = stick.places();
+        let full = stick.runs.len() as u32 + 1 >= places;
+        let run = Run { full, ..run };
         let id = self.runs.insert(run);
         if let Some(stick) = self.stick_mut(no) {
             stick.runs.push(id);

@@ -202,6 +202,8 @@ impl Scheduler {
             self.explorer = None;
             self.law.interrupted();
         }
+        // Those who rest may be the only ones left: look at once.
+        self.next_round = now;
         self.refresh(no, now);
         self.fail_all(no, now);
         let Some(stick) = self.stick_mut(no) else { return };

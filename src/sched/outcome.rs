@@ -76,7 +76,9 @@ impl Scheduler {
         stick.served_us += device_us - run.own_us;
         let level = stick.heat.level;
         let fresh = level >= 1 && now.saturating_since(stick.heat.rose).as_secs_f64() < FRESH_LEVEL_S;
-        let alone = stick.runs.len() as u32 <= stick.slot(run.graph).map_or(0, |s| s.in_flight);
+        let only = stick.runs.len() as u32 <= stick.slot(run.graph).map_or(0, |s| s.in_flight);
+        let alone = only && stick.done_graph == Some(run.graph);
+        stick.done_graph = Some(run.graph);
         let Some(slot) = stick.slot_mut(run.graph) else { return };
         let service = &mut slot.service[run.variant as usize];
         let ratio = service.base_us().filter(|_| law_unknown && fresh).map(|base| device_us / base);

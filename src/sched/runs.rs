@@ -22,6 +22,8 @@ pub struct Run {
     pub own_us: f64,
     /// What was ahead of it, microseconds.
     pub ahead_us: f64,
+    /// Added to its deadline alone, where its time was never measured.
+    pub unsure_us: f64,
     /// Whose share it was charged to.
     pub place: Option<Place>,
     /// Counts against the cap on heavy work.
@@ -92,6 +94,7 @@ mod tests {
             assigned: Instant::ZERO,
             own_us: 1.0,
             ahead_us: 0.0,
+            unsure_us: 0.0,
             place: None,
             heavy: false,
             suspect: false,

@@ -382,11 +382,13 @@ impl Scheduler {
                 continue;
             }
             let factor = self.config.deadline_factor[usize::from(stick.heat.level).min(2)];
-            let late = stick.runs.iter().filter_map(|id| self.runs.peek(*id)).any(|run| {
-                let predicted = Duration::from_secs_f64((run.ahead_us + run.own_us) * factor / 1e6);
-                // Work done meanwhile for others pushes a run back no further than what was ahead of it.
-                now.saturating_since(run.assigned) > self.config.job_slack + predicted
-            });
+            let runs = || stick.runs.iter().filter_map(|id| self.runs.peek(*id));
+            let limit = |us: f64| self.config.job_slack + Duration::from_secs_f64(us * factor / 1e6);
+            // A run is due after what was ahead of it; and some run is due within the longest one's time after the last.
+            let longest = runs().map(|r| r.own_us + r.unsure_us).fold(0.0, f64::max);
+            let begun = runs().map(|r| r.assigned).min().unwrap_or(now).max(stick.done_at);
+            let late = now.saturating_since(begun) > limit(longest)
+                || runs().any(|r| now.saturating_since(r.assigned) > limit(r.ahead_us + r.own_us + r.unsure_us));
             if late {
                 self.reset_stick(StickNo(i as u32), now);
             }

@@ -246,6 +246,8 @@ pub struct Stick {
     pub heavy: u32,
     /// Last completion.
     pub done_at: Instant,
+    /// Of what.
+    pub done_graph: Option<GraphNo>,
     /// Busy since, while anything is in flight.
     pub busy_since: Instant,
     /// Busy time, nanoseconds, up to the last moment of rest.
@@ -284,6 +286,7 @@ impl Stick {
             latency_us: 0.0,
             heavy: 0,
             done_at: Instant::ZERO,
+            done_graph: None,
             busy_since: Instant::ZERO,
             busy_ns: 0,
             read_at: (0, Instant::ZERO),
@@ -298,6 +301,11 @@ impl Stick {
     /// Not there for work, whatever its heat: lost or being reset.
     pub fn is_out(&self) -> bool {
         !self.up || self.resetting
+    }
+
+    /// Runs that it may have in flight over all graphs: the depth that keeps it busy with one keeps it busy with several.
+    pub fn places(&self) -> u32 {
+        self.slots.iter().filter(|s| s.ready).map(|s| s.depth.depth()).max().unwrap_or(0)
     }
 
     /// The graph's slot.

@@ -60,17 +60,15 @@ impl Scheduler {
             })
             .collect();
         let wishes = plan(&views, self.law.law(), &config, now);
-        for (i, wish) in wishes.into_iter().enumerate() {
-            let no = StickNo(i as u32);
+        // Who wakes does so before another rests: at no moment do all rest.
+        let in_order = [Wish::Wake, Wish::Rest].into_iter().flat_map(|kind| {
+            let chosen = wishes.iter().enumerate().filter(move |(_, w)| **w == kind);
+            chosen.map(|(i, w)| (StickNo(i as u32), *w))
+        });
+        for (no, wish) in in_order {
             let Some(stick) = self.stick_mut(no) else { continue };
-            match wish {
-                Wish::Keep => continue,
-                Wish::Rest => {
-                    stick.heat.resting = true;
-                    stick.heat.rests += 1;
-                }
-                Wish::Wake => stick.heat.resting = false,
-            }
+            stick.heat.resting = wish == Wish::Rest;
+            stick.heat.rests += u32::from(wish == Wish::Rest);
             stick.heat.since = now;
             self.actions.push_back(match wish {
                 Wish::Rest => Action::Rest { stick: no },
