@@ -98,7 +98,7 @@ fn hot_healthy_sticks_are_not_reset() {
             let o = Sim::new(config).run();
             assert!(o.sched.sticks.iter().all(|s| s.level == 2), "{:?}", o.sched.sticks);
             assert_eq!(o.resets, 0);
-            assert!(o.answered() > 30_000, "{}", o.answered());
+            assert!(o.answered() > 38_000, "no work is lost by it either: {}", o.answered());
         }
     }
 }

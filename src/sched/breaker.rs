@@ -87,6 +87,11 @@ impl Breaker {
         true
     }
 
+    /// Ends the pause: one job may be tried now.
+    pub fn try_now(&mut self, now: Instant) {
+        self.until = self.until.map(|until| until.min(now));
+    }
+
     /// Times that it opened.
     pub fn opened(&self) -> u32 {
         self.opened

@@ -68,7 +68,7 @@ pub struct HeatConfig {
     pub band_k: f64,
     /// Shortest rest, and shortest time awake between two.
     pub dwell: Duration,
-    /// Rest of a stick whose level does not show when it has cooled (45 to 90 s estimated, NCS2_FACTS section 3).
+    /// Rest of a stick whose sensor fell silent meanwhile (recovery takes 45 to 90 s by estimate, NCS2_FACTS section 3).
     pub blind_rest: Duration,
     /// A level that outlasts this much rest is latched.
     pub latched_after: Duration,

@@ -9,11 +9,11 @@ use super::breaker::Gate;
 use super::config::Policy;
 use super::event::{Action, GraphNo, JobId, Jobs, StickNo};
 use super::estimate::OPTIMISM;
-use super::policy::{self, StickView};
+use super::policy::{StickView, standing};
 use super::queue::{Lane, Place};
-use super::ranking::OUT;
+use super::ranking::Standing;
 use super::runs::Run;
-use super::scheduler::{Scheduler, Timer, Where, is_live};
+use super::scheduler::{Model, Scheduler, Timer, Where, is_live};
 use super::stick::{Slot, Stick};
 use super::throttle::{Law, rest_at};
 
@@ -42,20 +42,20 @@ impl Scheduler {
         now < stick.shared_until && own_us > self.config.heavy_factor * stick.latency_us
     }
 
-    /// The policy's key of a graph on a stick, [`OUT`] where it can not go.
-    fn key_of(&self, stick: &Stick, slot: &Slot, takes_work: bool, now: Instant) -> u64 {
+    /// How a stick stands for a graph on it.
+    fn standing_of(&self, stick: &Stick, slot: &Slot, takes_work: bool, now: Instant) -> Standing {
         // Graphs share the stick's places: if each had its own, the stick would serve them by turns and no share of device
         // time could be kept.
         let places = stick.places();
         if !takes_work || !slot.ready || stick.runs.len() as u32 >= places {
-            return OUT;
+            return Standing::Out;
         }
         if slot.in_flight >= places.min(slot.depth.max()) {
-            return OUT;
+            return Standing::Out;
         }
         let own_us = self.expected_us(stick, slot, 0);
         if stick.heavy >= self.config.heavy_in_flight && self.is_heavy(stick, own_us, now) {
-            return OUT;
+            return Standing::Out;
         }
         let headroom_k = if self.config.policy == Policy::Thermal && self.law.law() != Law::Gradual {
             let limit = rest_at(&stick.heat.view(true, false), Law::Step, &self.config.heat);
@@ -64,7 +64,7 @@ impl Scheduler {
             None
         };
         let view = StickView {
-            backlog_us: stick.backlog_us,
+            ready_ns: (!stick.runs.is_empty()).then(|| stick.ready_ns()),
             own_us,
             in_flight: stick.runs.len() as u32,
             turn: stick.turn,
@@ -72,7 +72,7 @@ impl Scheduler {
             weight: stick.weight,
             headroom_k,
         };
-        policy::key(self.config.policy, &view)
+        standing(self.config.policy, &view)
     }
 
     /// Brings the rankings up to date with a stick: O(graphs on it × log sticks).
@@ -84,18 +84,19 @@ impl Scheduler {
         for s in 0..count {
             let Some(stick) = self.sticks[i].as_ref() else { return };
             let slot = &stick.slots[s];
-            let (graph, key) = (slot.graph, self.key_of(stick, slot, takes_work, now));
+            let (graph, standing) = (slot.graph, self.standing_of(stick, slot, takes_work, now));
             let Some(model) = self.model_mut(graph) else { continue };
-            let was_out = model.rank.key(i) == OUT;
-            model.rank.set(i, key);
-            if was_out && key != OUT {
+            let was_out = model.board.is_out(i);
+            model.board.set(i, standing);
+            if was_out && standing != Standing::Out {
                 self.queue.unblock(graph);
             }
         }
     }
 
     /// The stick for a job of this graph and lane.
-    fn choose(&mut self, graph: GraphNo, lane: Lane) -> Option<StickNo> {
+    fn choose(&mut self, graph: GraphNo, lane: Lane, now: Instant) -> Option<StickNo> {
+        let now_ns = now.as_nanos();
         let strict = self.config.policy == Policy::StrictRoundRobin;
         let others = |this: &Scheduler, not: StickNo| {
             this.sticks.iter().enumerate().any(|(i, s)| {
@@ -105,19 +106,19 @@ impl Scheduler {
         };
         let found = match lane {
             Lane::Only(no) => {
-                let key = self.model(graph)?.rank.key(no.0 as usize);
-                (key != OUT).then_some(no.0 as usize)
+                let out = self.model(graph)?.board.is_out(no.0 as usize);
+                (!out).then_some(no.0 as usize)
             }
             Lane::Not(no) => {
-                let best = self.model_mut(graph)?.rank.best_except(no.0 as usize);
+                let best = self.model_mut(graph)?.board.best_except(no.0 as usize, now_ns);
                 match best {
-                    Some((i, _)) => Some(i),
+                    Some(i) => Some(i),
                     None if others(self, no) => None,
-                    None => self.model(graph)?.rank.best().map(|(i, _)| i),
+                    None => self.model(graph)?.board.best(now_ns),
                 }
             }
             Lane::Any if strict => self.next_in_order(graph),
-            Lane::Any => self.model(graph)?.rank.best().map(|(i, _)| i),
+            Lane::Any => self.model(graph)?.board.best(now_ns),
         };
         found.map(|i| StickNo(i as u32))
     }
@@ -130,7 +131,7 @@ impl Scheduler {
             let stick = self.sticks[*i].as_ref();
             stick.is_some_and(|s| s.up && !s.resetting && !s.reserved && s.slot(graph).is_some_and(|s| s.ready))
         })?;
-        (model.rank.key(next) != OUT).then_some(next)
+        (!model.board.is_out(next)).then_some(next)
     }
 
     /// Gives out work until no stick has room or no job can go.
@@ -149,7 +150,7 @@ impl Scheduler {
                 self.queue.block(node);
                 continue;
             }
-            let Some(stick) = self.choose(key.graph, key.lane) else {
+            let Some(stick) = self.choose(key.graph, key.lane, now) else {
                 self.queue.block(node);
                 self.want_load(key.graph, now);
                 continue;
@@ -284,10 +285,14 @@ impl Scheduler {
         let Some(stick) = self.stick(no) else { return };
         let Some(slot) = stick.slot(graph) else { return };
         let own_us = self.expected_us(stick, slot, variant);
-        let known = slot.service[variant].us(0).is_some()
-            || self.model(graph).is_some_and(|m| m.service[variant].us().is_some());
+        let measured = |m: &Model| slot.service[variant].us(0).or(m.service[variant].us());
+        let unsure_us = self.model(graph).map_or(0.0, |m| match (measured(m), m.spec.variants[variant].hint_us) {
+            (Some(_), _) => 0.0,
+            (None, Some(hint)) => 2.0 * hint,
+            (None, None) => UNKNOWN_DEADLINE_US,
+        });
         let heavy = !latency_class && self.is_heavy(stick, own_us, now);
-        let (level, unsure_us) = (stick.heat.level, if known { 0.0 } else { UNKNOWN_DEADLINE_US });
+        let level = stick.heat.level;
         let Some(stick) = self.stick_mut(no) else { return };
         let Some(slot) = stick.slots.iter_mut().find(|s| s.graph == graph) else { return };
         slot.in_flight += 1;
@@ -298,6 +303,7 @@ impl Scheduler {
         }
         if stick.runs.is_empty() {
             stick.busy_since = now;
+            stick.head_since = now;
         }
         let run = Run {
             stick: no,

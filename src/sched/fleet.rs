@@ -8,7 +8,7 @@ use crate::clock::Instant;
 use super::breaker::Breaker;
 use super::estimate::Estimate;
 use super::event::{Action, GiveUpReason, GraphNo, GraphSpec, Guards, Placement, StickNo};
-use super::ranking::{OUT, Ranking};
+use super::ranking::{Board, Standing};
 use super::scheduler::{Model, Scheduler};
 use super::stick::{Slot, Stick};
 
@@ -37,7 +37,7 @@ impl Scheduler {
             }
         } else {
             self.models[i] = Some(Model {
-                rank: Ranking::new(self.sticks.len()),
+                board: Board::new(self.sticks.len()),
                 service: vec![Estimate::default(); spec.variants.len()],
                 breaker: Breaker::new(self.config.graph_breaker),
                 in_flight: 0,
@@ -67,7 +67,7 @@ impl Scheduler {
             self.sticks.resize_with(i + 1, || None);
         }
         for model in self.models.iter_mut().flatten() {
-            model.rank.grow(i + 1);
+            model.board.grow(i + 1);
         }
         if self.sticks[i].as_ref().is_some_and(|s| s.up) {
             // Up again without having been told lost: what it had is gone.
@@ -131,7 +131,7 @@ impl Scheduler {
         stick.slots.push(slot);
         for g in &evict {
             if let Some(model) = self.model_mut(*g) {
-                model.rank.set(no.0 as usize, OUT);
+                model.board.set(no.0 as usize, Standing::Out);
             }
         }
         self.actions.push_back(Action::Load { stick: no, graph, evict });
@@ -163,7 +163,7 @@ impl Scheduler {
 
     fn forget(&mut self, no: StickNo, graph: GraphNo) {
         if let Some(model) = self.model_mut(graph) {
-            model.rank.set(no.0 as usize, OUT);
+            model.board.set(no.0 as usize, Standing::Out);
         }
     }
 

@@ -50,6 +50,7 @@ impl Scheduler {
         }
         let stick = self.stick_mut(run.stick)?;
         stick.runs.retain(|r| *r != id);
+        stick.head_since = now;
         stick.backlog_us = if stick.runs.is_empty() { 0.0 } else { (stick.backlog_us - run.own_us).max(0.0) };
         stick.heavy -= u32::from(run.heavy);
         if let Some(slot) = stick.slots.iter_mut().find(|s| s.graph == run.graph) {

@@ -93,7 +93,10 @@ pub struct FairQueue {
     /// (31 − priority, start tag, node)
     ready: BTreeSet<(u8, u64, u32)>,
     vtime: [u64; PRIORITIES],
-    aged: VecDeque<(Instant, JobId, Place)>,
+    /// By arrival, per priority; entries of jobs that wait no more are dropped as they come to the front.
+    aged: [VecDeque<(Instant, JobId, Place)>; PRIORITIES],
+    /// Priorities whose `aged` is not empty.
+    aging: u32,
     next_seq: u64,
     live: usize,
     /// Live entries with a deadline: without any, nobody looks for the earliest.
@@ -116,7 +119,8 @@ impl FairQueue {
             of_graph: HashMap::new(),
             ready: BTreeSet::new(),
             vtime: [0; PRIORITIES],
-            aged: VecDeque::new(),
+            aged: std::array::from_fn(|_| VecDeque::new()),
+            aging: 0,
             next_seq: 0,
             live: 0,
             urgent: 0,
@@ -219,16 +223,18 @@ impl FairQueue {
         self.live += 1;
         self.urgent += usize::from(deadline != Instant::FAR_FUTURE);
         let place = Place { node: n, flow: f, seq };
-        self.note_age(arrived, job, place);
+        self.note_age(key.priority, arrived, job, place);
         place
     }
 
-    fn note_age(&mut self, arrived: Instant, job: JobId, place: Place) {
+    fn note_age(&mut self, priority: u8, arrived: Instant, job: JobId, place: Place) {
+        let aged = &mut self.aged[priority as usize];
+        self.aging |= 1 << priority;
         // One that comes back is older than those behind: it stands in front.
-        if self.aged.back().is_some_and(|(last, ..)| *last > arrived) {
-            self.aged.push_front((arrived, job, place));
+        if aged.back().is_some_and(|(last, ..)| *last > arrived) {
+            aged.push_front((arrived, job, place));
         } else {
-            self.aged.push_back((arrived, job, place));
+            aged.push_back((arrived, job, place));
         }
     }
 
@@ -350,32 +356,49 @@ impl FairQueue {
         }
     }
 
-    /// A job that waited beyond `bound`, if it is its kind's turn and its node is not blocked.
+    /// A job that waited beyond `bound` while higher priorities were served, if it is its kind's turn and its node is not
+    /// blocked. Within the highest priority at work, fair shares see to it that nobody starves.
     pub fn next_aged(
         &mut self,
         now: Instant,
         bound: Duration,
         is_live: impl Fn(JobId, u64) -> bool,
     ) -> Option<(JobId, Place)> {
-        while self.aged.front().is_some_and(|(_, job, place)| !is_live(*job, place.seq)) {
-            self.aged.pop_front();
-        }
-        if self.aged.len() > 2 * self.live + 4096 {
-            self.aged.retain(|(_, job, place)| is_live(*job, place.seq));
-        }
         self.since_aged += 1;
         if self.since_aged < AGED_SHARE {
             return None;
         }
-        let old = self.aged.iter().take(LOOK).take_while(|(arrived, ..)| now.saturating_since(*arrived) >= bound);
-        let found = old
-            .filter(|(_, job, place)| is_live(*job, place.seq))
-            .find(|(.., place)| self.nodes[place.node as usize].state == State::Ready)
-            .map(|(_, job, place)| (*job, *place));
-        if found.is_some() {
-            self.since_aged = 0;
+        let top = (PRIORITIES - 1) as u8 - self.ready.first()?.0;
+        let (mut left, mut oldest): (u32, Option<(Instant, JobId, Place)>) = (self.aging, None);
+        while left != 0 {
+            let priority = left.trailing_zeros();
+            left &= left - 1;
+            let aged = &mut self.aged[priority as usize];
+            while aged.front().is_some_and(|(_, job, place)| !is_live(*job, place.seq)) {
+                aged.pop_front();
+            }
+            if aged.is_empty() {
+                self.aging &= !(1 << priority);
+            }
+            // One old job at the front must not keep the rest of the list for ever.
+            if aged.len() > 2 * self.live + 4096 {
+                aged.retain(|(_, job, place)| is_live(*job, place.seq));
+            }
+            if priority >= u32::from(top) {
+                continue;
+            }
+            let waited = aged.iter().take(LOOK).take_while(|(t, ..)| now.saturating_since(*t) >= bound);
+            let found = waited
+                .filter(|(_, job, place)| is_live(*job, place.seq))
+                .find(|(.., place)| self.nodes[place.node as usize].state == State::Ready);
+            if let Some((t, job, place)) = found
+                && oldest.is_none_or(|(other, ..)| *t < other)
+            {
+                oldest = Some((*t, *job, *place));
+            }
         }
-        found
+        self.since_aged = 0;
+        oldest.map(|(_, job, place)| (job, place))
     }
 
     /// All live entries of a model.

@@ -78,11 +78,91 @@ impl Ranking {
     }
 }
 
+/// How a stick stands for one graph.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Standing {
+    /// It may not be chosen.
+    Out,
+    /// Key of a stick whose finish is so many nanoseconds after any moment at which it is asked: an idle one. Policies that
+    /// do not weigh time use this alone.
+    Idle(u64),
+    /// It will be finished at this moment, in nanoseconds of the clock: a busy one.
+    Busy(u64),
+}
+
+/// The rankings of one graph: idle sticks by how long they take, busy ones by when they will have finished. The finish of an
+/// idle stick moves with the present and that of a busy one does not, so that one order can not hold both.
+#[derive(Clone, Debug)]
+pub struct Board {
+    idle: Ranking,
+    busy: Ranking,
+}
+
+impl Board {
+    /// For `sticks` sticks, all out.
+    pub fn new(sticks: usize) -> Self {
+        Board { idle: Ranking::new(sticks), busy: Ranking::new(sticks) }
+    }
+
+    /// Makes room for more sticks.
+    pub fn grow(&mut self, sticks: usize) {
+        self.idle.grow(sticks);
+        self.busy.grow(sticks);
+    }
+
+    /// True where the stick may not be chosen.
+    pub fn is_out(&self, stick: usize) -> bool {
+        self.idle.key(stick) == OUT && self.busy.key(stick) == OUT
+    }
+
+    /// Gives a stick its standing.
+    pub fn set(&mut self, stick: usize, standing: Standing) {
+        let (idle, busy) = match standing {
+            Standing::Out => (OUT, OUT),
+            Standing::Idle(key) => (key, OUT),
+            Standing::Busy(key) => (OUT, key),
+        };
+        self.idle.set(stick, idle);
+        self.busy.set(stick, busy);
+    }
+
+    /// The stick that finishes first if it gets the job at `now_ns`.
+    pub fn best(&self, now_ns: u64) -> Option<usize> {
+        Self::first(self.idle.best(), self.busy.best(), now_ns)
+    }
+
+    /// The best but for one.
+    pub fn best_except(&mut self, stick: usize, now_ns: u64) -> Option<usize> {
+        Self::first(self.idle.best_except(stick), self.busy.best_except(stick), now_ns)
+    }
+
+    fn first(idle: Option<(usize, u64)>, busy: Option<(usize, u64)>, now_ns: u64) -> Option<usize> {
+        match (idle, busy) {
+            (Some((i, takes)), Some((b, ends))) => {
+                Some(if now_ns.saturating_add(takes) <= ends { i } else { b })
+            }
+            (idle, busy) => idle.or(busy).map(|(i, _)| i),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    #[test]
+    fn an_idle_slow_stick_against_a_busy_fast_one() {
+        let mut board = Board::new(3);
+        board.set(0, Standing::Idle(80));
+        board.set(1, Standing::Busy(1030));
+        assert_eq!(board.best(1000), Some(1), "1030 comes before 1080");
+        assert_eq!(board.best(900), Some(0), "980 comes before 1030");
+        assert_eq!(board.best_except(1, 1000), Some(0));
+        board.set(1, Standing::Out);
+        assert!(board.is_out(1) && !board.is_out(0));
+    }
 
     proptest! {
         #[test]

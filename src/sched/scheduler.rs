@@ -14,7 +14,7 @@ use super::event::{
     Action, Attempt, Event, Fault, GiveUpReason, GraphNo, GraphSpec, JobId, JobSpec, RunId, StickNo, ThermalSource,
 };
 use super::queue::{FairQueue, Lane, NodeKey, PRIORITIES, Place};
-use super::ranking::Ranking;
+use super::ranking::Board;
 use super::retry::RetryBudget;
 use super::runs::Runs;
 use super::stick::Stick;
@@ -47,8 +47,8 @@ pub(super) struct Job {
 #[derive(Debug)]
 pub(super) struct Model {
     pub(super) spec: GraphSpec,
-    /// Sticks by the policy's key; out are those without the graph or without room.
-    pub(super) rank: Ranking,
+    /// Sticks by the policy; out are those without the graph or without room.
+    pub(super) board: Board,
     /// Device time over all sticks, per batch size; what an unmeasured stick is judged by.
     pub(super) service: Vec<Estimate>,
     pub(super) breaker: Breaker,
@@ -365,12 +365,28 @@ impl Scheduler {
 
     fn round(&mut self, now: Instant) {
         self.watch(now);
+        self.last_hope(now);
         self.keep_cool(now);
         self.retry_loads(now);
         if now >= self.next_fade {
             let before = Instant::from_nanos(now.as_nanos().saturating_sub(30_000_000_000));
             self.next_fade = now + Duration::from_secs(10);
             self.fade(before, now);
+        }
+    }
+
+    /// Where no stick takes work, open breakers protect nobody: those sticks are tried at once.
+    fn last_hope(&mut self, now: Instant) {
+        let works = |s: &Stick| s.up && !s.resetting && (s.takes_work(now) || !s.runs.is_empty());
+        let idle = self.queue.is_empty() && self.suspects.is_empty();
+        if idle || self.sticks.iter().flatten().any(works) {
+            return;
+        }
+        for i in 0..self.sticks.len() {
+            if let Some(stick) = self.sticks[i].as_mut().filter(|s| s.up) {
+                stick.breaker.try_now(now);
+                self.refresh(StickNo(i as u32), now);
+            }
         }
     }
 
@@ -389,8 +405,13 @@ impl Scheduler {
             let begun = runs().map(|r| r.assigned).min().unwrap_or(now).max(stick.done_at);
             let late = now.saturating_since(begun) > limit(longest)
                 || runs().any(|r| now.saturating_since(r.assigned) > limit(r.ahead_us + r.own_us + r.unsure_us));
+            let overdue = now.as_nanos() > stick.ready_ns() && !stick.runs.is_empty();
             if late {
                 self.reset_stick(StickNo(i as u32), now);
+            } else if overdue && let Some(stick) = &mut self.sticks[i] {
+                // Its finish lies in the past and would look better than any other's: count anew from here.
+                stick.head_since = now;
+                self.refresh(StickNo(i as u32), now);
             }
         }
     }

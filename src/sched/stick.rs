@@ -248,6 +248,8 @@ pub struct Stick {
     pub done_at: Instant,
     /// Of what.
     pub done_graph: Option<GraphNo>,
+    /// When its oldest run is thought to have begun.
+    pub head_since: Instant,
     /// Busy since, while anything is in flight.
     pub busy_since: Instant,
     /// Busy time, nanoseconds, up to the last moment of rest.
@@ -287,6 +289,7 @@ impl Stick {
             heavy: 0,
             done_at: Instant::ZERO,
             done_graph: None,
+            head_since: Instant::ZERO,
             busy_since: Instant::ZERO,
             busy_ns: 0,
             read_at: (0, Instant::ZERO),
@@ -336,6 +339,11 @@ impl Stick {
         let level = self.heat.level;
         let ratios = self.slots.iter().flat_map(|s| &s.service);
         ratios.filter_map(|s| Some(s.us(level)? / s.base_us()?)).reduce(f64::max)
+    }
+
+    /// When all that is in flight is expected to be done, nanoseconds of the clock.
+    pub fn ready_ns(&self) -> u64 {
+        self.head_since.as_nanos().saturating_add((self.backlog_us * 1e3) as u64)
     }
 
     /// Busy time up to now, nanoseconds.

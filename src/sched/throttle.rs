@@ -132,8 +132,9 @@ pub fn rest_at(view: &HeatView, law: Law, config: &HeatConfig) -> Option<f64> {
 fn is_hot(view: &HeatView, law: Law, config: &HeatConfig) -> bool {
     match (rest_at(view, law, config), view.celsius) {
         (Some(limit), Some(c)) => c >= limit,
-        // Guards known, sensor silent; or guards unknown: by level, and only where a step was seen.
-        _ => !view.latched && (view.level >= 1 && law == Law::Step || view.level >= 2 && law == Law::Unknown),
+        // Guards unknown or sensor silent: a throttled stick rests between inferences as it is, and stopping it would only
+        // take away what it still does. Its level and its slowness move load by themselves.
+        _ => false,
     }
 }
 
@@ -144,7 +145,6 @@ fn is_cool(view: &HeatView, law: Law, config: &HeatConfig, rested: Duration) -> 
     }
     match (rest_at(view, law, config), view.celsius) {
         (Some(limit), Some(c)) => c <= limit - config.band_k && (view.level == 0 || law == Law::Gradual),
-        _ if view.level_reported => view.level == 0,
         _ => rested >= config.blind_rest,
     }
 }
@@ -176,10 +176,10 @@ pub fn plan(views: &[HeatView], law: Law, config: &HeatConfig, now: Instant) -> 
             resting += 1;
         }
     }
-    // How far beyond its limit, kelvin; a level counts for more than degrees.
+    // How far beyond its limit, kelvin.
     let heat = |v: &HeatView| match (rest_at(v, law, config), v.celsius) {
         (Some(limit), Some(c)) => c - limit,
-        _ => 10.0 * f64::from(v.level),
+        _ => f64::from(v.level),
     };
     let mut hot: Vec<usize> = (0..views.len())
         .filter(|i| {

@@ -15,7 +15,7 @@ use ncs2::cache::{CacheKey, GraphNeeds, LoadKey, StickLimits};
 use ncs2::clock::Instant;
 use ncs2::sched::{
     Action, CallerNo, Event, Fault, GiveUpReason, GraphNo, GraphSpec, Guards, JobId, JobSpec, Jobs, RunId, SchedConfig,
-    Scheduler, StickNo, ThermalReading,
+    Scheduler, StickNo, ThermalReading, VariantSpec,
 };
 use ncs2::stats::Latency;
 
@@ -102,7 +102,10 @@ pub fn model(n: u8, service_s: f64, arrivals: Arrivals) -> SimModel {
         priority: ncs2::sched::NORMAL_PRIORITY,
         callers: 1,
         deadline_s: None,
-        spec: GraphSpec::new(key, needs),
+        spec: GraphSpec {
+            variants: vec![VariantSpec { size: 1, hint_us: Some(0.7e6 * service_s) }],
+            ..GraphSpec::new(key, needs)
+        },
         batch_s: Vec::new(),
         always_refused: false,
     }
@@ -400,9 +403,9 @@ impl Sim {
         loop {
             let arrivals_over = self.out.arrived >= self.config.jobs || self.now >= end;
             if arrivals_over {
-                // All that came must end: ten simulated minutes are plenty.
+                // All that came must end: an hour is plenty.
                 let since = *drained_since.get_or_insert(self.now);
-                if self.jobs.is_empty() || self.now > since + 600.0 || end.is_finite() && self.config.jobs == u64::MAX {
+                if self.jobs.is_empty() || self.now > since + 3600.0 || end.is_finite() && self.config.jobs == u64::MAX {
                     break;
                 }
             }
@@ -630,6 +633,10 @@ impl Sim {
                 assert!(jobs.as_slice().len() <= m.spec.variants[variant as usize].size as usize);
                 self.out.batches += u64::from(jobs.as_slice().len() > 1);
                 let flight = Flight { run, graph: graph.0 as usize, variant: variant as usize, jobs, refused };
+                // A stick that hangs idle shows it with the next run.
+                if target.queue.is_empty() && target.hung.is_some() {
+                    target.hung = Some(self.now);
+                }
                 target.queue.push_back(flight);
                 target.max_in_flight = target.max_in_flight.max(target.queue.len());
                 if target.queue.len() == 1 {
