@@ -5,7 +5,9 @@
 
 mod sim;
 
-use sim::{Arrivals, End, Faults, NO_FAULTS, Outcome, Sim, SimConfig, SimStickSpec, asked_seed, model, report};
+use sim::{
+    Arrivals, End, Faults, NO_FAULTS, Outcome, Sim, SimConfig, SimStickSpec, asked_seed, model, report,
+};
 
 const JOBS: u64 = 50_000;
 

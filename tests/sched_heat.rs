@@ -58,7 +58,9 @@ fn one_hot_spot_of_three_two_hours() {
 /// Real sticks: degrees are not believed, only levels and slow-down count; and a sensor that says nothing at all.
 #[test]
 fn unknown_guards_and_silent_sensors() {
-    let mut table = String::from("sensor          law      policy        work/s  time above 75 °C  rests  resets  law seen\n");
+    let mut table = String::from(
+        "sensor          law      policy        work/s  time above 75 °C  rests  resets  law seen\n",
+    );
     for (name, known, sensor) in [("levels alone", false, true), ("silent", false, false)] {
         for law in LAWS {
             let mut rates = Vec::new();
@@ -66,13 +68,24 @@ fn unknown_guards_and_silent_sensors() {
                 let mut config = SimConfig::new(5, 3, vec![model(1, 0.08, Arrivals::Saturate(24))]);
                 config.sched = SchedConfig { policy, fixed_depth: Some(2), ..config.sched };
                 config.sticks = [25.0, 25.0, 35.0]
-                    .map(|ambient_c| SimStickSpec { ambient_c, guards_known: known, sensor, ..SimStickSpec::default() })
+                    .map(|ambient_c| SimStickSpec {
+                        ambient_c,
+                        guards_known: known,
+                        sensor,
+                        ..SimStickSpec::default()
+                    })
                     .to_vec();
                 (config.law, config.no_heat, config.seconds) = (law, false, 7200.0);
                 let o = Sim::new(config).run();
                 table += &format!(
                     "{name:<15} {:<8} {:<12} {:>7.2} {:>16.2}% {:>6} {:>7}  {:?}\n",
-                    format!("{law:?}"), policy.as_str(), o.per_second(), report::above(&o), o.rests, o.resets, o.sched.law
+                    format!("{law:?}"),
+                    policy.as_str(),
+                    o.per_second(),
+                    report::above(&o),
+                    o.rests,
+                    o.resets,
+                    o.sched.law
                 );
                 assert_eq!(o.resets, 0, "{table}");
                 rates.push(o.per_second());
@@ -90,10 +103,11 @@ fn hot_healthy_sticks_are_not_reset() {
         for sensor in [true, false] {
             let mut config = SimConfig::new(9, 4, vec![model(1, 0.1, Arrivals::Saturate(40))]);
             config.sched.policy = policy;
-            config.sticks = vec![
-                SimStickSpec { ambient_c: 62.0, guards_known: false, sensor, ..SimStickSpec::default() };
-                4
-            ];
+            config.sticks =
+                vec![
+                    SimStickSpec { ambient_c: 62.0, guards_known: false, sensor, ..SimStickSpec::default() };
+                    4
+                ];
             (config.law, config.no_heat, config.seconds) = (ThrottleLaw::Latched, false, 4200.0);
             let o = Sim::new(config).run();
             assert!(o.sched.sticks.iter().all(|s| s.level == 2), "{:?}", o.sched.sticks);

@@ -10,12 +10,18 @@ use sim::{Arrivals, Sim, SimConfig, SimStickSpec, model, report};
 
 #[test]
 fn sticks_by_load_by_policy_by_ambient() {
-    let mut table = String::from("sticks  load  ambient     policy         answers/s   p50 ms    p99 ms  above 75 °C\n");
+    let mut table =
+        String::from("sticks  load  ambient     policy         answers/s   p50 ms    p99 ms  above 75 °C\n");
     for sticks in [1_usize, 2, 4, 8] {
         for load in [0.5, 0.9] {
             for (ambient, place) in [(25.0, "25 °C"), (35.0, "25/35 °C")] {
-                for policy in [Policy::RoundRobin, Policy::LeastLoaded, Policy::Fastest, Policy::Weighted, Policy::Thermal]
-                {
+                for policy in [
+                    Policy::RoundRobin,
+                    Policy::LeastLoaded,
+                    Policy::Fastest,
+                    Policy::Weighted,
+                    Policy::Thermal,
+                ] {
                     let rate = load * sticks as f64 / 0.04;
                     let mut config = SimConfig::new(1, sticks, vec![model(1, 0.04, Arrivals::Poisson(rate))]);
                     config.sched = SchedConfig { policy, fixed_depth: Some(2), ..config.sched };
@@ -43,10 +49,16 @@ fn sticks_by_load_by_policy_by_ambient() {
 
 #[test]
 fn unequal_sticks() {
-    let mut table = String::from("load  policy         answers/s and latency, sticks at speed 1, 1, 1/2, 1/4\n");
+    let mut table =
+        String::from("load  policy         answers/s and latency, sticks at speed 1, 1, 1/2, 1/4\n");
     for load in [0.5, 0.8] {
-        for policy in [Policy::StrictRoundRobin, Policy::RoundRobin, Policy::LeastLoaded, Policy::Weighted, Policy::Fastest]
-        {
+        for policy in [
+            Policy::StrictRoundRobin,
+            Policy::RoundRobin,
+            Policy::LeastLoaded,
+            Policy::Weighted,
+            Policy::Fastest,
+        ] {
             let mut config =
                 SimConfig::new(1, 4, vec![model(1, 0.02, Arrivals::Poisson(load * 2.75 / 0.02))]);
             config.sched = SchedConfig { policy, fixed_depth: Some(2), ..config.sched };
@@ -65,7 +77,8 @@ fn unequal_sticks() {
 /// One heavy model, three light ones of the latency class.
 #[test]
 fn mixed_load_keeps_its_bound() {
-    let mut table = String::from("sticks depth  heavy share  light p50 ms  light p99 ms  light longest ms  bound ms\n");
+    let mut table =
+        String::from("sticks depth  heavy share  light p50 ms  light p99 ms  light longest ms  bound ms\n");
     for (sticks, depth) in [(1, 2), (2, 4), (4, 3)] {
         let light = |n: u8| {
             let mut m = model(n, 0.005, Arrivals::Poisson(15.0 * sticks as f64));
@@ -110,7 +123,11 @@ fn bursts_and_single_requests() {
         let o = Sim::new(config).run();
         let l = o.all_latency();
         let longest = o.longest_s[0];
-        table += &format!("{name:<24} p50 {:>6} ms, longest {:>6} ms\n", report::ms(l.quantile(0.5).as_secs_f64()), report::ms(longest));
+        table += &format!(
+            "{name:<24} p50 {:>6} ms, longest {:>6} ms\n",
+            report::ms(l.quantile(0.5).as_secs_f64()),
+            report::ms(longest)
+        );
         if arrivals == Arrivals::Bursts(1, 1.0) {
             assert!(longest < 0.021, "{table}");
         }
@@ -127,7 +144,8 @@ fn batches_only_where_they_pay() {
     for (name, batch_s) in [("batch of 4 costs two", 0.04), ("batch of 4 costs four", 0.08)] {
         for (what, arrivals) in [("saturated", Arrivals::Saturate(40)), ("10 /s", Arrivals::Poisson(10.0))] {
             let mut m = model(1, 0.02, arrivals);
-            m.spec.variants = vec![VariantSpec { size: 1, hint_us: None }, VariantSpec { size: 4, hint_us: None }];
+            m.spec.variants =
+                vec![VariantSpec { size: 1, hint_us: None }, VariantSpec { size: 4, hint_us: None }];
             m.spec.max_batch_delay = Duration::from_millis(5);
             m.batch_s = vec![0.02, batch_s];
             let mut config = SimConfig::new(2, 2, vec![m]);
@@ -185,7 +203,10 @@ fn scale(jobs: u64) -> (f64, f64) {
     let o = Sim::new(config).run();
     let took = begun.elapsed().as_secs_f64();
     assert_eq!(o.answered(), jobs, "{:?}", o.ends);
-    println!("100 sticks, {jobs} jobs: {took:.1} s, {:.2} us a job with its simulation", took * 1e6 / jobs as f64);
+    println!(
+        "100 sticks, {jobs} jobs: {took:.1} s, {:.2} us a job with its simulation",
+        took * 1e6 / jobs as f64
+    );
     (took, o.per_second())
 }
 

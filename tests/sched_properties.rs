@@ -8,19 +8,21 @@ use proptest::prelude::*;
 use sim::{Arrivals, Faults, NO_FAULTS, Sim, SimConfig, model};
 
 fn config() -> impl Strategy<Value = SimConfig> {
-    let models = prop::collection::vec((1u32..60, 1u32..40, 0u8..32, 1u32..4, any::<bool>(), any::<bool>()), 1..5);
+    let models =
+        prop::collection::vec((1u32..60, 1u32..40, 0u8..32, 1u32..4, any::<bool>(), any::<bool>()), 1..5);
     let faults = (0u8..3, 0.0..0.05);
     (any::<u64>(), 1usize..7, models, faults, 0usize..6, 1usize..200, any::<bool>()).prop_map(
         |(seed, sticks, models, (kind, refuse), policy, queue, heat)| {
-            let models = models.into_iter().enumerate().map(|(n, (ms, rate, priority, callers, deadline, demand))| {
-                let mut m = model(n as u8, f64::from(ms) / 1e3, Arrivals::Poisson(f64::from(rate)));
-                (m.priority, m.callers) = (priority, callers);
-                m.deadline_s = deadline.then_some(0.5);
-                m.spec.placement = if demand { Placement::OnDemand } else { Placement::Everywhere };
-                m.spec.weight = f64::from(callers);
-                m.spec.rate_limit = (rate % 5 == 0).then_some(f64::from(rate) * 1.5);
-                m
-            });
+            let models =
+                models.into_iter().enumerate().map(|(n, (ms, rate, priority, callers, deadline, demand))| {
+                    let mut m = model(n as u8, f64::from(ms) / 1e3, Arrivals::Poisson(f64::from(rate)));
+                    (m.priority, m.callers) = (priority, callers);
+                    m.deadline_s = deadline.then_some(0.5);
+                    m.spec.placement = if demand { Placement::OnDemand } else { Placement::Everywhere };
+                    m.spec.weight = f64::from(callers);
+                    m.spec.rate_limit = (rate % 5 == 0).then_some(f64::from(rate) * 1.5);
+                    m
+                });
             let mut config = SimConfig::new(seed, sticks, models.collect());
             config.faults = match kind {
                 0 => NO_FAULTS,

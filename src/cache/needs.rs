@@ -127,10 +127,8 @@ impl StickLimits {
             .or_else(|| over("graphs", 1, self.max_graphs))
             .or_else(|| {
                 let asked = needs.stick_bytes();
-                (asked > self.memory_bytes).then_some(Refusal::TooLarge {
-                    asked_bytes: asked,
-                    memory_bytes: self.memory_bytes,
-                })
+                (asked > self.memory_bytes)
+                    .then_some(Refusal::TooLarge { asked_bytes: asked, memory_bytes: self.memory_bytes })
             })
     }
 }

@@ -92,7 +92,8 @@ fn the_chip_refuses_before_the_ledger() {
             other => panic!("{n:?}: {other:?}"),
         })
         .collect();
-    for (text, word) in said.iter().zip(["version 5.0", "17 SHAVEs", "20 CMX", "4 executors", "empty stick"]) {
+    for (text, word) in said.iter().zip(["version 5.0", "17 SHAVEs", "20 CMX", "4 executors", "empty stick"])
+    {
         assert!(text.contains(word), "{text}");
     }
 }

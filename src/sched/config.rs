@@ -144,18 +144,8 @@ impl Default for SchedConfig {
             fixed_depth: None,
             job_slack: s(1),
             deadline_factor: [4.0, 8.0, 16.0],
-            stick_breaker: BreakerConfig {
-                failures: 5,
-                backoff: s(1),
-                max_backoff: s(60),
-                successes: 8,
-            },
-            graph_breaker: BreakerConfig {
-                failures: 8,
-                backoff: s(1),
-                max_backoff: s(60),
-                successes: 4,
-            },
+            stick_breaker: BreakerConfig { failures: 5, backoff: s(1), max_backoff: s(60), successes: 8 },
+            graph_breaker: BreakerConfig { failures: 8, backoff: s(1), max_backoff: s(60), successes: 4 },
             heat: HeatConfig::default(),
         }
     }

@@ -127,7 +127,7 @@ impl DepthControl {
     /// The bandwidth-delay product: the least number in flight that could reach the best rate seen.
     pub fn product(&self) -> Option<f64> {
         let best = self.rate.iter().copied().fold(0.0, f64::max);
-        (best > 0.0 && self.least_latency_s.is_finite()).then(|| best * self.least_latency_s)
+        (best > 0.0 && self.least_latency_s.is_finite()).then_some(best * self.least_latency_s)
     }
 
     /// An inference came back after `latency` in the stick; `full` says that the depth was reached just before, and
@@ -157,7 +157,8 @@ impl DepthControl {
         let taught = f64::from(w.full) >= FULL * f64::from(w.count) && elapsed > 0.0;
         let (rate, latency_s) = (f64::from(w.count) / elapsed, w.latency_s / f64::from(w.count));
         let (want, shared) = (w.want, 2 * w.shared > w.count);
-        self.window = Window { begun: Some(now), skip: 0, count: 0, full: 0, shared: 0, latency_s: 0.0, want };
+        self.window =
+            Window { begun: Some(now), skip: 0, count: 0, full: 0, shared: 0, latency_s: 0.0, want };
         if !taught {
             // A trial that the caller's demand interrupts is given up, not judged.
             return match self.phase {

@@ -35,7 +35,14 @@ struct Sim {
 
 impl Sim {
     fn new(seed: u64) -> Self {
-        Sim { rng: Rng(seed), now: 0.0, link_up: 0.0, exec: vec![0.0; 4], link_down: 0.0, flying: BinaryHeap::new() }
+        Sim {
+            rng: Rng(seed),
+            now: 0.0,
+            link_up: 0.0,
+            exec: vec![0.0; 4],
+            link_down: 0.0,
+            flying: BinaryHeap::new(),
+        }
     }
 
     fn start(&mut self, p: &Pipe) {
@@ -133,7 +140,8 @@ fn traces_of_step_noise_and_throttle() {
             done += sim.run(pipe, *end, &mut control, &mut log);
         }
         let begin = log.iter().position(|(t, _)| *t > 60.0).unwrap_or(log.len());
-        table += &format!("{name}\n  first minute: {}\n  then: {}\n", show(&log[..begin]), show(&log[begin..]));
+        table +=
+            &format!("{name}\n  first minute: {}\n  then: {}\n", show(&log[..begin]), show(&log[begin..]));
         // At most one change a minute at rest: no window of ten minutes holds more than ten.
         for (t, _) in &log[begin..] {
             let in_ten = log[begin..].iter().filter(|(u, _)| (*t..*t + 600.0).contains(u)).count();

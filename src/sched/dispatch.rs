@@ -7,8 +7,8 @@ use crate::clock::Instant;
 use super::batch::{self, BatchChoice, BatchState, Variant};
 use super::breaker::Gate;
 use super::config::Policy;
-use super::event::{Action, GraphNo, JobId, Jobs, StickNo};
 use super::estimate::OPTIMISM;
+use super::event::{Action, GraphNo, JobId, Jobs, StickNo};
 use super::policy::{StickView, standing};
 use super::queue::{Lane, Place};
 use super::ranking::Standing;
@@ -23,6 +23,16 @@ const UNKNOWN_US: f64 = 1_000.0;
 const UNKNOWN_DEADLINE_US: f64 = 2_000_000.0;
 /// How long a stick counts as shared with the latency class after its last job.
 const SHARED_FOR: Duration = Duration::from_secs(2);
+
+/// What a stick is to run.
+pub(super) struct Order {
+    graph: GraphNo,
+    variant: usize,
+    jobs: Jobs,
+    /// Whose share it is charged to.
+    place: Option<Place>,
+    suspect: bool,
+}
 
 impl Scheduler {
     /// Expected device time of one inference, microseconds.
@@ -101,7 +111,8 @@ impl Scheduler {
         let others = |this: &Scheduler, not: StickNo| {
             this.sticks.iter().enumerate().any(|(i, s)| {
                 i != not.0 as usize
-                    && s.as_ref().is_some_and(|s| s.up && !s.resetting && s.slot(graph).is_some_and(|s| s.ready))
+                    && s.as_ref()
+                        .is_some_and(|s| s.up && !s.resetting && s.slot(graph).is_some_and(|s| s.ready))
             })
         };
         let found = match lane {
@@ -129,7 +140,9 @@ impl Scheduler {
         let n = self.sticks.len();
         let next = (0..n).map(|k| (model.strict_next + k) % n).find(|i| {
             let stick = self.sticks[*i].as_ref();
-            stick.is_some_and(|s| s.up && !s.resetting && !s.reserved && s.slot(graph).is_some_and(|s| s.ready))
+            stick.is_some_and(|s| {
+                s.up && !s.resetting && !s.reserved && s.slot(graph).is_some_and(|s| s.ready)
+            })
         })?;
         (!model.board.is_out(next)).then_some(next)
     }
@@ -263,20 +276,12 @@ impl Scheduler {
             (None, _) => Jobs::Many(taken.into()),
         };
         let graph = self.queue.key(node).graph;
-        self.assign(stick, graph, variant, jobs, first, false, now);
+        self.assign(stick, Order { graph, variant, jobs, place: first, suspect: false }, now);
     }
 
     /// The run begins: books it everywhere.
-    pub(super) fn assign(
-        &mut self,
-        no: StickNo,
-        graph: GraphNo,
-        variant: usize,
-        jobs: Jobs,
-        place: Option<Place>,
-        suspect: bool,
-        now: Instant,
-    ) {
+    pub(super) fn assign(&mut self, no: StickNo, order: Order, now: Instant) {
+        let Order { graph, variant, jobs, place, suspect } = order;
         self.turn += 1;
         let turn = self.turn;
         let latency_class = (jobs.as_slice().iter().filter_map(|id| self.jobs.get(id)))
@@ -286,17 +291,18 @@ impl Scheduler {
         let Some(slot) = stick.slot(graph) else { return };
         let own_us = self.expected_us(stick, slot, variant);
         let measured = |m: &Model| slot.service[variant].us(0).or(m.service[variant].us());
-        let unsure_us = self.model(graph).map_or(0.0, |m| match (measured(m), m.spec.variants[variant].hint_us) {
-            (Some(_), _) => 0.0,
-            (None, Some(hint)) => 2.0 * hint,
-            (None, None) => UNKNOWN_DEADLINE_US,
-        });
+        let unsure_us =
+            self.model(graph).map_or(0.0, |m| match (measured(m), m.spec.variants[variant].hint_us) {
+                (Some(_), _) => 0.0,
+                (None, Some(hint)) => 2.0 * hint,
+                (None, None) => UNKNOWN_DEADLINE_US,
+            });
         let heavy = !latency_class && self.is_heavy(stick, own_us, now);
         let level = stick.heat.level;
         let Some(stick) = self.stick_mut(no) else { return };
         let Some(slot) = stick.slots.iter_mut().find(|s| s.graph == graph) else { return };
         slot.in_flight += 1;
-                let first_here = slot.in_flight == 1;
+        let first_here = slot.in_flight == 1;
         stick.cache.touch(&key);
         if first_here {
             stick.cache.pin(&key);
@@ -390,7 +396,8 @@ impl Scheduler {
                     continue;
                 }
                 self.suspects.pop_front();
-                self.assign(no, graph, 0, Jobs::One(id), None, true, now);
+                let jobs = Jobs::One(id);
+                self.assign(no, Order { graph, variant: 0, jobs, place: None, suspect: true }, now);
                 return;
             }
             let best = |other: bool| {
@@ -416,7 +423,10 @@ impl Scheduler {
     fn release_suspect_stick(&mut self, now: Instant) {
         let Some(no) = self.suspect_stick else { return };
         // The last suspect may still be running there: alone to the end.
-        if self.stick(no).is_some_and(|s| s.up && s.runs.iter().any(|r| self.runs.peek(*r).is_some_and(|r| r.suspect))) {
+        if self
+            .stick(no)
+            .is_some_and(|s| s.up && s.runs.iter().any(|r| self.runs.peek(*r).is_some_and(|r| r.suspect)))
+        {
             return;
         }
         self.suspect_stick = None;

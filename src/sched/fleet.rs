@@ -110,7 +110,8 @@ impl Scheduler {
         if stick.refused.iter().any(|(g, until)| *g == graph && now < *until) {
             return;
         }
-        if matches!(stick.cache.plan(&model.spec.key, &model.spec.needs), Plan::Load { evict, .. } if evict.is_empty()) {
+        if matches!(stick.cache.plan(&model.spec.key, &model.spec.needs), Plan::Load { evict, .. } if evict.is_empty())
+        {
             self.load(no, graph);
         }
     }

@@ -8,8 +8,7 @@
 use crate::clock::Instant;
 
 /// Time constants tried, seconds: from a bare board to a stick in a closed box.
-const TAUS: [f64; 11] =
-    [90.0, 130.0, 180.0, 250.0, 320.0, 400.0, 500.0, 620.0, 780.0, 1000.0, 1400.0];
+const TAUS: [f64; 11] = [90.0, 130.0, 180.0, 250.0, 320.0, 400.0, 500.0, 620.0, 780.0, 1000.0, 1400.0];
 /// What is forgotten: samples lose weight by e in this time, so that the fit follows the room.
 const MEMORY_S: f64 = 3600.0;
 /// Bounds of what may be believed, °C and kelvin.
@@ -208,7 +207,14 @@ mod tests {
     use super::*;
 
     /// A stick with these true values, its sensor rounded to `step` kelvin, under a load that changes.
-    fn record(tau: f64, idle: f64, rise: f64, step: f64, load: impl Fn(u64) -> f64, seconds: u64) -> (RcModel, f64) {
+    fn record(
+        tau: f64,
+        idle: f64,
+        rise: f64,
+        step: f64,
+        load: impl Fn(u64) -> f64,
+        seconds: u64,
+    ) -> (RcModel, f64) {
         let (mut model, mut t) = (RcModel::default(), idle - 20.0);
         for s in 0..seconds {
             let u = load(s);
@@ -232,7 +238,10 @@ mod tests {
                 };
                 let guard = t + 5.0;
                 let said = model.seconds_to(guard, 1.0);
-                table += &format!("τ {tau} idle {idle} rise {rise}, {what}: {said:.0?}, truth {:.0}\n", true_s(guard));
+                table += &format!(
+                    "τ {tau} idle {idle} rise {rise}, {what}: {said:.0?}, truth {:.0}\n",
+                    true_s(guard)
+                );
                 match said {
                     Forecast::Seconds(s) => assert!((s / true_s(guard) - 1.0).abs() < 0.35, "{table}"),
                     Forecast::Never => assert!(true_s(guard).is_infinite(), "{table}"),

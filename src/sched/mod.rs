@@ -45,6 +45,6 @@ pub use event::{
     NORMAL_PRIORITY, Placement, RunId, StickNo, ThermalReading, ThermalSource, VariantSpec,
 };
 pub use heat::Forecast;
-pub use scheduler::Scheduler;
 pub use scheduler::Counters;
+pub use scheduler::Scheduler;
 pub use stats::{SchedStats, SlotStats, StickSchedStats};

@@ -65,21 +65,43 @@ mod tests {
             headroom_k: Some(30.0),
         };
         let cases = [
-            ("A slow, B busy, C last used", [
-                StickView { own_us: 400.0, ..base },
-                StickView { ready_ns: Some(1_200_000), in_flight: 2, ..base },
-                StickView { turn: 9, served_us: 1100.0, ..base },
-            ]),
-            ("A hot, B warm, C cool and busy", [
-                StickView { headroom_k: Some(0.5), ..base },
-                StickView { headroom_k: Some(4.0), turn: 2, served_us: 1200.0, ..base },
-                StickView { ready_ns: Some(1_010_000), in_flight: 1, turn: 3, served_us: 1300.0, ..base },
-            ]),
-            ("A weight 3, B light, C unmeasured", [
-                StickView { weight: 3.0, served_us: 2500.0, ready_ns: Some(1_100_000), in_flight: 1, ..base },
-                StickView { served_us: 900.0, ready_ns: Some(1_100_000), in_flight: 1, turn: 2, ..base },
-                StickView { own_us: 90.0, ready_ns: Some(1_090_000), in_flight: 1, served_us: 950.0, turn: 3, ..base },
-            ]),
+            (
+                "A slow, B busy, C last used",
+                [
+                    StickView { own_us: 400.0, ..base },
+                    StickView { ready_ns: Some(1_200_000), in_flight: 2, ..base },
+                    StickView { turn: 9, served_us: 1100.0, ..base },
+                ],
+            ),
+            (
+                "A hot, B warm, C cool and busy",
+                [
+                    StickView { headroom_k: Some(0.5), ..base },
+                    StickView { headroom_k: Some(4.0), turn: 2, served_us: 1200.0, ..base },
+                    StickView { ready_ns: Some(1_010_000), in_flight: 1, turn: 3, served_us: 1300.0, ..base },
+                ],
+            ),
+            (
+                "A weight 3, B light, C unmeasured",
+                [
+                    StickView {
+                        weight: 3.0,
+                        served_us: 2500.0,
+                        ready_ns: Some(1_100_000),
+                        in_flight: 1,
+                        ..base
+                    },
+                    StickView { served_us: 900.0, ready_ns: Some(1_100_000), in_flight: 1, turn: 2, ..base },
+                    StickView {
+                        own_us: 90.0,
+                        ready_ns: Some(1_090_000),
+                        in_flight: 1,
+                        served_us: 950.0,
+                        turn: 3,
+                        ..base
+                    },
+                ],
+            ),
         ];
         let mut table = String::new();
         for (name, sticks) in cases {

@@ -11,7 +11,8 @@ use super::breaker::{Breaker, Gate};
 use super::config::SchedConfig;
 use super::estimate::Estimate;
 use super::event::{
-    Action, Attempt, Event, Fault, GiveUpReason, GraphNo, GraphSpec, JobId, JobSpec, RunId, StickNo, ThermalSource,
+    Action, Attempt, Event, Fault, GiveUpReason, GraphNo, GraphSpec, JobId, JobSpec, RunId, StickNo,
+    ThermalSource,
 };
 use super::queue::{FairQueue, Lane, NodeKey, PRIORITIES, Place};
 use super::ranking::Board;
@@ -173,7 +174,9 @@ impl Scheduler {
             Event::Started { .. } => {}
             Event::Completed { run } => self.completed(run, now),
             Event::Failed { run, fault } => self.failed(run, fault, now),
-            Event::StickUp { stick, limits, guards, weight } => self.stick_up(stick, limits, guards, weight, now),
+            Event::StickUp { stick, limits, guards, weight } => {
+                self.stick_up(stick, limits, guards, weight, now)
+            }
             Event::StickLost { stick } => self.stick_lost(stick, now),
             Event::GraphLoaded { stick, graph, took } => self.graph_loaded(stick, graph, took, now),
             Event::LoadFailed { stick, graph } => self.load_failed(stick, graph, now),
@@ -262,14 +265,8 @@ impl Scheduler {
             if spec.deadline != Instant::FAR_FUTURE {
                 self.later(spec.deadline, Timer::Deadline(job));
             }
-            let new = Job {
-                spec,
-                arrived: now,
-                place: Where::Suspect,
-                retries: 0,
-                deaths: 0,
-                history: Vec::new(),
-            };
+            let new =
+                Job { spec, arrived: now, place: Where::Suspect, retries: 0, deaths: 0, history: Vec::new() };
             self.jobs.insert(job, new);
             self.budget.earn();
             self.enqueue(job, Lane::Any);
@@ -285,11 +282,8 @@ impl Scheduler {
         let Some(job) = self.jobs.get_mut(&id) else { return };
         let spec = job.spec;
         let weight = self.models[spec.graph.0 as usize].as_ref().map_or(1.0, |m| m.spec.weight);
-        let key = NodeKey {
-            graph: spec.graph,
-            priority: spec.priority,
-            lane: spec.stick.map_or(lane, Lane::Only),
-        };
+        let key =
+            NodeKey { graph: spec.graph, priority: spec.priority, lane: spec.stick.map_or(lane, Lane::Only) };
         let place = self.queue.push(key, spec.caller, weight, id, spec.deadline, job.arrived);
         job.place = Where::Waiting(place);
     }
@@ -328,8 +322,12 @@ impl Scheduler {
             let jobs = &self.jobs;
             self.queue.jobs_of(graph, |id, seq| is_live(jobs, id, seq))
         };
-        let suspects: Vec<JobId> =
-            self.suspects.iter().filter(|id| self.jobs.get(id).is_some_and(|j| j.spec.graph == graph)).copied().collect();
+        let suspects: Vec<JobId> = self
+            .suspects
+            .iter()
+            .filter(|id| self.jobs.get(id).is_some_and(|j| j.spec.graph == graph))
+            .copied()
+            .collect();
         for id in waiting.into_iter().chain(suspects) {
             end(self, id);
         }
@@ -404,7 +402,8 @@ impl Scheduler {
             let longest = runs().map(|r| r.own_us + r.unsure_us).fold(0.0, f64::max);
             let begun = runs().map(|r| r.assigned).min().unwrap_or(now).max(stick.done_at);
             let late = now.saturating_since(begun) > limit(longest)
-                || runs().any(|r| now.saturating_since(r.assigned) > limit(r.ahead_us + r.own_us + r.unsure_us));
+                || runs()
+                    .any(|r| now.saturating_since(r.assigned) > limit(r.ahead_us + r.own_us + r.unsure_us));
             let overdue = now.as_nanos() > stick.ready_ns() && !stick.runs.is_empty();
             if late {
                 self.reset_stick(StickNo(i as u32), now);

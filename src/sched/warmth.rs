@@ -20,8 +20,8 @@ impl Scheduler {
         let warm = stick.heat.celsius.filter(|c| *c > warn_c);
         let warn = warm.filter(|_| !stick.heat.warned);
         // Once per crossing: it must cool by two kelvin before it is told again.
-        stick.heat.warned = warm.is_some()
-            || stick.heat.warned && stick.heat.celsius.is_some_and(|c| c > warn_c - 2.0);
+        stick.heat.warned =
+            warm.is_some() || stick.heat.warned && stick.heat.celsius.is_some_and(|c| c > warn_c - 2.0);
         if let Some(celsius) = warn {
             self.actions.push_back(Action::Warn { stick: no, celsius });
         }
@@ -52,11 +52,9 @@ impl Scheduler {
         self.choose_explorer();
         let explorer = self.explorer;
         let views: Vec<_> = (self.sticks.iter().enumerate())
-            .map(|(i, s)| {
-                match s {
-                    Some(s) => s.heat.view(!s.is_out(), explorer == Some(StickNo(i as u32))),
-                    None => super::stick::absent(),
-                }
+            .map(|(i, s)| match s {
+                Some(s) => s.heat.view(!s.is_out(), explorer == Some(StickNo(i as u32))),
+                None => super::stick::absent(),
             })
             .collect();
         let wishes = plan(&views, self.law.law(), &config, now);

@@ -60,7 +60,9 @@ impl Heat {
     /// Share of full speed.
     pub fn speed(&self) -> f64 {
         match self.law {
-            ThrottleLaw::Linear => 1.0 - 0.75 * ((self.celsius - LOWER_C) / (UPPER_C - LOWER_C)).clamp(0.0, 1.0),
+            ThrottleLaw::Linear => {
+                1.0 - 0.75 * ((self.celsius - LOWER_C) / (UPPER_C - LOWER_C)).clamp(0.0, 1.0)
+            }
             _ => [1.0, 0.5, 0.25][usize::from(self.level)],
         }
     }

@@ -14,8 +14,8 @@ use ncs2::blob::BlobHash;
 use ncs2::cache::{CacheKey, GraphNeeds, LoadKey, StickLimits};
 use ncs2::clock::Instant;
 use ncs2::sched::{
-    Action, CallerNo, Event, Fault, GiveUpReason, GraphNo, GraphSpec, Guards, JobId, JobSpec, Jobs, RunId, SchedConfig,
-    Scheduler, StickNo, ThermalReading, VariantSpec,
+    Action, CallerNo, Event, Fault, GiveUpReason, GraphNo, GraphSpec, Guards, JobId, JobSpec, Jobs, RunId,
+    SchedConfig, Scheduler, StickNo, ThermalReading, VariantSpec,
 };
 use ncs2::stats::Latency;
 
@@ -80,10 +80,8 @@ pub struct SimModel {
 }
 
 pub fn model(n: u8, service_s: f64, arrivals: Arrivals) -> SimModel {
-    let key = CacheKey {
-        hash: BlobHash([n; 32]),
-        options: LoadKey { executors: 1, elements: 4, instance: 0 },
-    };
+    let key =
+        CacheKey { hash: BlobHash([n; 32]), options: LoadKey { executors: 1, elements: 4, instance: 0 } };
     let needs = GraphNeeds {
         version: (6, 0),
         file_bytes: 5 << 20,
@@ -405,7 +403,10 @@ impl Sim {
             if arrivals_over {
                 // All that came must end: an hour is plenty.
                 let since = *drained_since.get_or_insert(self.now);
-                if self.jobs.is_empty() || self.now > since + 3600.0 || end.is_finite() && self.config.jobs == u64::MAX {
+                if self.jobs.is_empty()
+                    || self.now > since + 3600.0
+                    || end.is_finite() && self.config.jobs == u64::MAX
+                {
                     break;
                 }
             }
@@ -632,7 +633,8 @@ impl Sim {
                 assert!(here < m.spec.needs.elements as usize, "seed {seed}: no room in the FIFO");
                 assert!(jobs.as_slice().len() <= m.spec.variants[variant as usize].size as usize);
                 self.out.batches += u64::from(jobs.as_slice().len() > 1);
-                let flight = Flight { run, graph: graph.0 as usize, variant: variant as usize, jobs, refused };
+                let flight =
+                    Flight { run, graph: graph.0 as usize, variant: variant as usize, jobs, refused };
                 // A stick that hangs idle shows it with the next run.
                 if target.queue.is_empty() && target.hung.is_some() {
                     target.hung = Some(self.now);
@@ -648,7 +650,10 @@ impl Sim {
                 let target = &mut self.sticks[stick.0 as usize];
                 for gone in evict {
                     target.loaded.retain(|g| *g != gone.0 as usize);
-                    assert!(target.queue.iter().all(|f| f.graph != gone.0 as usize), "seed {seed}: evicted in use");
+                    assert!(
+                        target.queue.iter().all(|f| f.graph != gone.0 as usize),
+                        "seed {seed}: evicted in use"
+                    );
                 }
                 let epoch = target.epoch;
                 self.later(0.030, What::Loaded { stick: stick.0, epoch, graph: graph.0 });
@@ -659,7 +664,10 @@ impl Sim {
             Action::Rest { stick } => {
                 self.out.rests += 1;
                 self.sticks[stick.0 as usize].resting = true;
-                assert!(self.sticks.iter().any(|s| s.up && !s.resting), "seed {seed}: the last stick was stopped");
+                assert!(
+                    self.sticks.iter().any(|s| s.up && !s.resting),
+                    "seed {seed}: the last stick was stopped"
+                );
             }
             Action::Wake { stick } => self.sticks[stick.0 as usize].resting = false,
             Action::Reset { stick } => {
@@ -672,7 +680,10 @@ impl Sim {
             Action::Retry { .. } | Action::Warn { .. } => {}
             Action::Deliver { job, run } => {
                 let answer = self.finished.get(&run);
-                assert!(answer.is_some_and(|a| a.as_slice().contains(&job)), "seed {seed}: {job:?} got another's answer");
+                assert!(
+                    answer.is_some_and(|a| a.as_slice().contains(&job)),
+                    "seed {seed}: {job:?} got another's answer"
+                );
                 if let Some((since, g)) = self.end(job, End::Answer) {
                     let took = self.now - since;
                     self.out.answers[g] += 1;
