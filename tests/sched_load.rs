@@ -22,8 +22,8 @@ fn sticks_by_load_by_policy_by_ambient() {
                     Policy::Weighted,
                     Policy::Thermal,
                 ] {
-                    let rate = load * sticks as f64 / 0.04;
-                    let mut config = SimConfig::new(1, sticks, vec![model(1, 0.04, Arrivals::Poisson(rate))]);
+                    let rate = load * sticks as f64 / 0.16;
+                    let mut config = SimConfig::new(1, sticks, vec![model(1, 0.16, Arrivals::Poisson(rate))]);
                     config.sched = SchedConfig { policy, fixed_depth: Some(2), ..config.sched };
                     for (i, s) in config.sticks.iter_mut().enumerate() {
                         s.ambient_c = if i % 2 == 0 { ambient } else { 25.0 };
