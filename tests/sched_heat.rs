@@ -116,3 +116,42 @@ fn hot_healthy_sticks_are_not_reset() {
         }
     }
 }
+
+/// Other rooms: where resting pays, and where it costs because the room is too hot to stay below the guard.
+#[test]
+fn other_rooms() {
+    let mut table = String::from(
+        "ambient °C   law      fastest/s  thermal/s  difference  above 75 °C fastest  thermal\n",
+    );
+    for ambients in [vec![22.0, 22.0], vec![25.0, 35.0], vec![30.0, 30.0, 30.0], vec![35.0, 35.0, 35.0]] {
+        for law in LAWS {
+            let runs: Vec<Outcome> = [Policy::Fastest, Policy::Thermal]
+                .into_iter()
+                .map(|policy| {
+                    let mut config =
+                        SimConfig::new(3, ambients.len(), vec![model(1, 0.16, Arrivals::Saturate(16))]);
+                    config.sched = SchedConfig { policy, fixed_depth: Some(2), ..config.sched };
+                    for (stick, ambient) in config.sticks.iter_mut().zip(&ambients) {
+                        stick.ambient_c = *ambient;
+                    }
+                    (config.law, config.no_heat, config.seconds) = (law, false, 7200.0);
+                    Sim::new(config).run()
+                })
+                .collect();
+            let (fastest, thermal) = (&runs[0], &runs[1]);
+            let room: Vec<String> = ambients.iter().map(|a| format!("{a:.0}")).collect();
+            table += &format!(
+                "{:<12} {:<8} {:>9.2} {:>10.2} {:>10.1}% {:>19.1}% {:>7.1}%\n",
+                room.join("/"),
+                format!("{law:?}"),
+                fastest.per_second(),
+                thermal.per_second(),
+                100.0 * (thermal.per_second() / fastest.per_second() - 1.0),
+                report::above(fastest),
+                report::above(thermal)
+            );
+        }
+    }
+    println!("{table}");
+    insta::assert_snapshot!(table);
+}

@@ -67,7 +67,7 @@ impl Scheduler {
         if stick.heavy >= self.config.heavy_in_flight && self.is_heavy(stick, own_us, now) {
             return Standing::Out;
         }
-        let headroom_k = if self.config.policy == Policy::Thermal && self.law.law() != Law::Gradual {
+        let headroom_k = if self.config.policy == Policy::Thermal && self.law_in_force() != Law::Gradual {
             let limit = rest_at(&stick.heat.view(true, false), Law::Step, &self.config.heat);
             limit.zip(stick.heat.celsius).map(|(limit, c)| limit - c)
         } else {

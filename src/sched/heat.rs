@@ -48,6 +48,8 @@ pub struct Fit {
     pub rise_k: f64,
     /// Root mean square error, kelvin.
     pub rms_k: f64,
+    /// Standard error of `rise_k`: large while the load never varied, since then idle and rise can not be told apart.
+    pub rise_error_k: f64,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -134,8 +136,10 @@ impl RcModel {
         let sse = (c.yy - 2.0 * (0..3).map(|k| w[k] * c.b[k]).sum::<f64>() + quad).max(0.0);
         let rms = (sse / self.weight.max(1.0)).sqrt();
         let spread = inv[1][1] + inv[2][2] + 2.0 * inv[1][2];
-        let error = rms.max(NOISE_K * 0.25) * spread.max(0.0).sqrt();
-        Some((Fit { tau_s: TAUS[i], idle_c: w[1], rise_k: w[2], rms_k: rms }, error))
+        let noise = rms.max(NOISE_K * 0.25);
+        let rise_error_k = noise * inv[2][2].max(0.0).sqrt();
+        let error = noise * spread.max(0.0).sqrt();
+        Some((Fit { tau_s: TAUS[i], idle_c: w[1], rise_k: w[2], rms_k: rms, rise_error_k }, error))
     }
 
     /// All fits that the record does not rule out, best first.

@@ -127,6 +127,7 @@ pub struct Scheduler {
     pub(super) budget: RetryBudget,
     pub(super) law: LawProbe,
     pub(super) explorer: Option<StickNo>,
+    pub(super) rest_pays: bool,
     pub(super) suspects: VecDeque<JobId>,
     pub(super) suspect_stick: Option<StickNo>,
     pub(super) turn: u64,
@@ -150,6 +151,7 @@ impl Scheduler {
             timers: BinaryHeap::new(),
             law: LawProbe::default(),
             explorer: None,
+            rest_pays: true,
             suspects: VecDeque::new(),
             suspect_stick: None,
             turn: 0,
@@ -370,6 +372,7 @@ impl Scheduler {
             let before = Instant::from_nanos(now.as_nanos().saturating_sub(30_000_000_000));
             self.next_fade = now + Duration::from_secs(10);
             self.fade(before, now);
+            self.weigh_resting();
         }
     }
 

@@ -90,6 +90,8 @@ pub struct SchedStats {
     pub retry_budget: (u64, u64),
     /// What throttling does here, as far as it was seen.
     pub law: Law,
+    /// Staying below the guards brings more work than running into them.
+    pub rest_pays: bool,
     /// Sticks, by number.
     pub sticks: Vec<StickSchedStats>,
 }
@@ -105,6 +107,7 @@ impl Scheduler {
             counters: self.counters,
             retry_budget: self.budget.counts(),
             law: self.law.law(),
+            rest_pays: self.rest_pays,
             sticks: sticks
                 .map(|(i, s)| StickSchedStats {
                     stick: StickNo(i as u32),

@@ -11,6 +11,7 @@ use crate::clock::Instant;
 
 use super::config::HeatConfig;
 use super::event::Guards;
+use super::heat::Fit;
 
 /// What crossing a guard does.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -34,12 +35,19 @@ const STEP_RATIO: f64 = 1.25;
 pub struct LawProbe {
     law: Law,
     ratios: Vec<f64>,
+    /// Median slow-down that decided.
+    ratio: f64,
 }
 
 impl LawProbe {
     /// What is known.
     pub fn law(&self) -> Law {
         self.law
+    }
+
+    /// Share of full speed just behind the guard; 1 before it was seen.
+    pub fn speed(&self) -> f64 {
+        1.0 / self.ratio.max(1.0)
     }
 
     /// A run on a stick that has just come to level 1 took `ratio` times what it takes at level 0. True when that decided.
@@ -53,6 +61,7 @@ impl LawProbe {
         }
         self.ratios.sort_unstable_by(f64::total_cmp);
         let median = self.ratios[self.ratios.len() / 2];
+        self.ratio = median;
         self.law = if median >= STEP_RATIO { Law::Step } else { Law::Gradual };
         true
     }
@@ -61,6 +70,47 @@ impl LawProbe {
     pub fn interrupted(&mut self) {
         self.ratios.clear();
     }
+}
+
+/// A stick whose rise is known no better than this, kelvin, is no ground for a decision.
+const KNOWN_RISE_K: f64 = 3.0;
+/// Running free must bring this much more before the heat limit is given up for it.
+const FREE_GAIN: f64 = 1.02;
+
+/// Mean speed of a stick that rests whenever it comes to `limit_c`.
+fn kept_below(fit: &Fit, limit_c: f64) -> f64 {
+    ((limit_c - fit.idle_c) / fit.rise_k).clamp(0.0, 1.0)
+}
+
+/// Mean speed of a stick that runs on into a step down to `slow` at `guard_c`, which ends `hysteresis_k` lower.
+fn running_free(fit: &Fit, guard_c: f64, hysteresis_k: f64, slow: f64) -> f64 {
+    let (fast_end, slow_end, low) =
+        (fit.idle_c + fit.rise_k, fit.idle_c + fit.rise_k * slow, guard_c - hysteresis_k);
+    if fast_end <= guard_c {
+        return 1.0;
+    }
+    if slow_end >= low {
+        return slow;
+    }
+    let up = ((fast_end - low) / (fast_end - guard_c)).ln();
+    let down = ((guard_c - slow_end) / (low - slow_end)).ln();
+    (up + slow * down) / (up + down)
+}
+
+/// Whether resting below the guard brings more work than running into it: in a room too hot to stay below, a throttled
+/// stick does more than a resting one. True where it is not known well enough, since heat is the worse mistake.
+pub fn resting_pays(sticks: &[Option<(Fit, Guards)>], slow: f64, config: &HeatConfig, pays: bool) -> bool {
+    let (mut below, mut free) = (0.0, 0.0);
+    for stick in sticks {
+        let Some((fit, Guards::Known { lower_c, hysteresis_k, .. })) = stick else { return true };
+        if fit.rise_error_k > KNOWN_RISE_K {
+            return true;
+        }
+        below += kept_below(fit, lower_c - config.margin_k - config.band_k / 2.0);
+        free += running_free(fit, *lower_c, *hysteresis_k, slow);
+    }
+    // Hysteresis: what is in force needs less to stay.
+    if pays { free <= below * FREE_GAIN } else { free * FREE_GAIN <= below }
 }
 
 /// Slow-down that is no noise, for a stick whose sensor is silent.
@@ -270,6 +320,21 @@ mod tests {
         let mut gradual = LawProbe::default();
         assert!((0..9).any(|i| gradual.sample(if i < 3 { 50.0 } else { 1.02 })));
         assert_eq!(gradual.law(), Law::Gradual);
+    }
+
+    #[test]
+    fn resting_pays_where_the_room_allows_it() {
+        let fit = |idle_c, rise_error_k| Fit { tau_s: 450.0, idle_c, rise_k: 24.4, rms_k: 0.1, rise_error_k };
+        let pays = |idles: &[f64], slow, error| {
+            let sticks: Vec<_> = idles.iter().map(|i| Some((fit(*i, error), KNOWN))).collect();
+            resting_pays(&sticks, slow, &HeatConfig::default(), true)
+        };
+        assert!(pays(&[54.3, 54.3, 64.3], 0.5, 0.5), "two in a 25 °C room, one at 35 °C");
+        assert!(pays(&[59.2, 59.2], 0.5, 0.5), "30 °C");
+        assert!(!pays(&[64.3, 64.3, 64.3], 0.5, 0.5), "all at 35 °C");
+        assert!(pays(&[64.3, 64.3, 64.3], 0.25, 0.5), "unless the step is deeper");
+        assert!(pays(&[64.3, 64.3, 64.3], 0.5, 9.0), "not known well enough");
+        assert!(resting_pays(&[None], 0.5, &HeatConfig::default(), false));
     }
 
     #[test]

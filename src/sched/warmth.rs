@@ -6,7 +6,7 @@ use super::config::Policy;
 use super::event::{Action, Guards, StickNo, ThermalReading};
 use super::heat::Forecast;
 use super::scheduler::Scheduler;
-use super::throttle::{Law, Wish, is_latched, plan};
+use super::throttle::{Law, Wish, is_latched, plan, resting_pays};
 
 impl Scheduler {
     pub(super) fn thermal(&mut self, no: StickNo, reading: Option<ThermalReading>, now: Instant) {
@@ -57,7 +57,7 @@ impl Scheduler {
                 None => super::stick::absent(),
             })
             .collect();
-        let wishes = plan(&views, self.law.law(), &config, now);
+        let wishes = plan(&views, self.law_in_force(), &config, now);
         // Who wakes does so before another rests: at no moment do all rest.
         let in_order = [Wish::Wake, Wish::Rest].into_iter().flat_map(|kind| {
             let chosen = wishes.iter().enumerate().filter(move |(_, w)| **w == kind);
@@ -74,6 +74,24 @@ impl Scheduler {
             });
             self.refresh(no, now);
         }
+    }
+
+    /// The law that rests go by: where resting does not pay, a step is borne like a gradual slow-down.
+    pub(super) fn law_in_force(&self) -> Law {
+        match self.law.law() {
+            Law::Step if !self.rest_pays => Law::Gradual,
+            law => law,
+        }
+    }
+
+    /// Once in ten seconds: whether staying below the guards is worth it in this room.
+    pub(super) fn weigh_resting(&mut self) {
+        if self.config.policy != Policy::Thermal || self.law.law() != Law::Step {
+            return;
+        }
+        let cold = self.sticks.iter().flatten().filter(|s| !s.is_out() && !s.heat.latched);
+        let fits: Vec<_> = cold.map(|s| s.heat.model.fit().map(|fit| (fit, s.heat.guards))).collect();
+        self.rest_pays = resting_pays(&fits, self.law.speed(), &self.config.heat, self.rest_pays);
     }
 
     /// While the law is unknown, the first stick with known guards that comes to them is let through.
