@@ -42,6 +42,7 @@
 //! replayed in the tests.
 
 pub mod blob;
+pub mod cache;
 pub mod clock;
 pub mod convert;
 pub mod error;
@@ -51,6 +52,7 @@ pub mod pipeline;
 #[doc(hidden)]
 pub mod pool;
 pub mod runtime;
+pub mod sched;
 pub mod stats;
 pub mod stick;
 pub mod topology;
