@@ -9,6 +9,8 @@ mod id;
 pub mod pipeline;
 #[doc(hidden)]
 pub mod pool;
+#[cfg(feature = "openvino")]
+pub mod reference;
 pub mod runtime;
 pub mod stats;
 pub mod stick;

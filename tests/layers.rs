@@ -22,6 +22,8 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("sched", &["error", "clock", "stats", "cache"]),
     ("pipeline", &["stick", "cache", "pool", "convert", "error", "stats", "clock"]),
     ("topology", &["error"]),
+    // The same network on the CPU: knows models and their tensors, nothing of sticks.
+    ("reference", &["error"]),
 ];
 /// What the package `ncs2-device` may import of `ncs2`.
 const DEVICE_MAY_IMPORT: &[&str] = &["wire", "blob", "clock", "transport", "error", "id"];
