@@ -79,7 +79,9 @@ impl Libraries {
 
     /// Folder of `ncs2ctl setup openvino`: `$XDG_DATA_HOME/ncs2/openvino`, by default under `~/.local/share`.
     pub fn data_folder() -> Option<PathBuf> {
-        Self::data_folder_in(&|name: &str| std::env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from))
+        Self::data_folder_in(&|name: &str| {
+            std::env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from)
+        })
     }
 
     fn data_folder_in(variable: &impl Fn(&str) -> Option<PathBuf>) -> Option<PathBuf> {
@@ -112,7 +114,9 @@ mod tests {
         let libs = folder.path().join("openvino/libs");
         fs::create_dir_all(&libs).expect("made");
         assert_eq!(Libraries::under(folder.path()), None);
-        for name in ["libopenvino_c.so.2500", "libopenvino_c.so.2541", "libopenvino_c.so.x", "libopenvino_cc.so"] {
+        for name in
+            ["libopenvino_c.so.2500", "libopenvino_c.so.2541", "libopenvino_c.so.x", "libopenvino_cc.so"]
+        {
             fs::write(libs.join(name), "").expect("written");
         }
         std::os::unix::fs::symlink("gone", libs.join(MENDED_LINK)).expect("made");

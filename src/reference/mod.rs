@@ -31,8 +31,9 @@ const INFER: &str = "infer on the CPU";
 /// # Errors
 /// `Unsupported` when the libraries do not load or are older than 2025.1, which numbers element types in another way.
 pub fn load(libraries: &Libraries) -> Result<String> {
-    let failed =
-        |why: String| Error::new(ErrorKind::Unsupported, LOAD).detail(format!("{}: {why}", libraries.c_api.display()));
+    let failed = |why: String| {
+        Error::new(ErrorKind::Unsupported, LOAD).detail(format!("{}: {why}", libraries.c_api.display()))
+    };
     openvino_sys::library::load_from(&libraries.c_api).map_err(failed)?;
     Ok(openvino::version().build_number)
 }
@@ -80,7 +81,8 @@ impl Network {
         let model = match source {
             Source::File(path) => {
                 let weights = path.with_extension("bin");
-                let weights = if path.extension().is_some_and(|e| e == "xml") { weights.to_str() } else { Some("") };
+                let weights =
+                    if path.extension().is_some_and(|e| e == "xml") { weights.to_str() } else { Some("") };
                 let (Some(path), Some(weights)) = (path.to_str(), weights) else {
                     return Err(Error::new(ErrorKind::InvalidInput, READ)
                         .detail(format!("{}: the path is not UTF-8", path.display())));
@@ -124,7 +126,8 @@ impl Network {
                 })
                 .collect::<std::result::Result<Vec<_>, InferenceError>>()
                 .map_err(failed)?;
-            let shapes: Vec<(&str, &PartialShape)> = shapes.iter().map(|(name, shape)| (*name, shape)).collect();
+            let shapes: Vec<(&str, &PartialShape)> =
+                shapes.iter().map(|(name, shape)| (*name, shape)).collect();
             self.model.reshape(&shapes).map_err(failed)?;
         }
         let mut compiled = self.core.compile_model(&self.model, DeviceType::CPU).map_err(failed)?;
@@ -170,13 +173,18 @@ impl CpuModel {
             let shape = port.shape.as_deref().unwrap_or_default();
             let count: usize = shape.iter().product();
             if values.len() != count {
-                return Err(wrong(format!("input {}: expected {count} values, found {}", port.name, values.len())));
+                return Err(wrong(format!(
+                    "input {}: expected {count} values, found {}",
+                    port.name,
+                    values.len()
+                )));
             }
             let dims: Vec<i64> = shape.iter().map(|&d| d as i64).collect();
             let shape = Shape::new(&dims).map_err(failed)?;
             let mut tensor = Tensor::new(*element, &shape).map_err(failed)?;
-            let bytes = values::encode(*element, values)
-                .ok_or_else(|| wrong(format!("input {}: takes {element}, which is not known here", port.name)))?;
+            let bytes = values::encode(*element, values).ok_or_else(|| {
+                wrong(format!("input {}: takes {element}, which is not known here", port.name))
+            })?;
             tensor.get_raw_data_mut().map_err(failed)?.copy_from_slice(&bytes);
             self.request.set_input_tensor_by_index(index, &tensor).map_err(failed)?;
         }

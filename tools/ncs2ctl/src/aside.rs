@@ -21,7 +21,13 @@ pub fn write(path: &Path, bytes: &[u8]) -> Result {
 /// Refuses a place that a rename would not replace as the user means it: a folder, a device.
 pub fn check(path: &Path) -> Result {
     let found = match fs::metadata(path) {
-        Ok(meta) if !meta.is_file() => if meta.is_dir() { "a folder" } else { "a device" },
+        Ok(meta) if !meta.is_file() => {
+            if meta.is_dir() {
+                "a folder"
+            } else {
+                "a device"
+            }
+        }
         Ok(_) => return Ok(()),
         Err(_) => {
             let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));

@@ -13,7 +13,8 @@ use crate::wheel::{self, Requirement, Wheel, machine};
 
 const WHEEL_FOLDER: &str = "openvino/libs";
 /// What a wheel has that the CPU does without: other devices, other formats of models.
-const LEFT_OUT: [&str; 8] = ["_gpu_", "_npu_", "_jax_", "_paddle_", "_pytorch_", "_tensorflow_", "_proxy", "cache.json"];
+const LEFT_OUT: [&str; 8] =
+    ["_gpu_", "_npu_", "_jax_", "_paddle_", "_pytorch_", "_tensorflow_", "_proxy", "cache.json"];
 const COMMAND: &str = "ncs2ctl setup openvino";
 
 /// Libraries that load, and what was done for it.
@@ -68,7 +69,8 @@ fn installed() -> Option<Libraries> {
 fn python_package() -> Option<PathBuf> {
     const ASK: &str = "import importlib.util as u; s = u.find_spec('openvino'); \
                        print(list(s.submodule_search_locations)[0] if s else '')";
-    let python = std::env::var_os("NCS2_PYTHON").filter(|v| !v.is_empty()).unwrap_or_else(|| "python3".into());
+    let python =
+        std::env::var_os("NCS2_PYTHON").filter(|v| !v.is_empty()).unwrap_or_else(|| "python3".into());
     let output = Command::new(python).args(["-c", ASK]).output().ok()?;
     let text = String::from_utf8(output.stdout).ok()?;
     Some(PathBuf::from(text.trim())).filter(|path| output.status.success() && path.is_absolute())

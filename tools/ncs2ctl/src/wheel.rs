@@ -53,14 +53,24 @@ pub struct Wheel {
 
 /// Has pip fetch the wheel into `folder`; `ours` is our own command that takes a wheel instead.
 pub fn fetch(requirement: &Requirement, folder: &Path, ours: &str) -> Result<PathBuf> {
-    let python = std::env::var_os("NCS2_PYTHON").filter(|v| !v.is_empty()).unwrap_or_else(|| "python3".into());
+    let python =
+        std::env::var_os("NCS2_PYTHON").filter(|v| !v.is_empty()).unwrap_or_else(|| "python3".into());
     let package = format!("{}=={}", requirement.name, requirement.version);
     let mut command = Command::new(&python);
-    command.args(["-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-input", "--no-deps"]);
+    command.args([
+        "-m",
+        "pip",
+        "download",
+        "--quiet",
+        "--disable-pip-version-check",
+        "--no-input",
+        "--no-deps",
+    ]);
     command.args(["--only-binary=:all:", "--python-version", requirement.python]);
     command.args(["--platform", requirement.platform, "--dest"]).arg(folder).arg(&package);
     let python = Path::new(&python).display();
-    let way_out = format!("install Python with pip, or fetch the wheel of {package} elsewhere and run `{ours}`");
+    let way_out =
+        format!("install Python with pip, or fetch the wheel of {package} elsewhere and run `{ours}`");
     let output = command.output().map_err(|e| {
         let message = match e.kind() {
             io::ErrorKind::NotFound => format!("expected {python} to fetch {package} with pip, found none"),
@@ -86,7 +96,8 @@ pub fn fetch(requirement: &Requirement, folder: &Path, ours: &str) -> Result<Pat
         ));
     }
     let entries = std::fs::read_dir(folder).map_err(|e| Failure::file(folder, "read", &e))?;
-    let wheel = entries.filter_map(|e| Some(e.ok()?.path())).find(|p| p.extension().is_some_and(|e| e == "whl"));
+    let wheel =
+        entries.filter_map(|e| Some(e.ok()?.path())).find(|p| p.extension().is_some_and(|e| e == "whl"));
     wheel.ok_or_else(|| {
         Failure::new(
             ErrorKind::NotFound,
@@ -94,6 +105,11 @@ pub fn fetch(requirement: &Requirement, folder: &Path, ours: &str) -> Result<Pat
             format!("fetch it elsewhere and run `{ours}`"),
         )
     })
+}
+
+/// Names in an archive; those that are no text are nobody's.
+fn names(archive: &ZipArchive<File>) -> Vec<String> {
+    archive.file_names().filter_map(|name| name.ok().map(|name| name.into_owned())).collect()
 }
 
 impl Wheel {
@@ -112,8 +128,8 @@ impl Wheel {
             return Err(wrong("a folder".into()));
         }
         let mut archive = ZipArchive::new(file).map_err(|e| wrong(format!("no wheel ({e})")))?;
-        let name = archive.file_names().find(|n| n.ends_with(".dist-info/METADATA") && n.matches('/').count() == 1);
-        let Some(name) = name.map(str::to_owned) else {
+        let is_metadata = |n: &String| n.ends_with(".dist-info/METADATA") && n.matches('/').count() == 1;
+        let Some(name) = names(&archive).into_iter().find(is_metadata) else {
             return Err(wrong("an archive that is no wheel".into()));
         };
         let mut text = String::new();
@@ -137,9 +153,11 @@ impl Wheel {
 
     /// Names of the files in `folder` of the wheel, without those in folders below.
     pub fn names_in(&self, folder: &str) -> Vec<String> {
-        let names = self.archive.file_names().filter_map(|name| name.strip_prefix(folder)?.strip_prefix('/'));
-        let mut names: Vec<String> =
-            names.filter(|n| !n.is_empty() && !n.contains('/')).map(str::to_owned).collect();
+        let inside = |name: &String| {
+            let name = name.strip_prefix(folder)?.strip_prefix('/')?;
+            (!name.is_empty() && !name.contains('/')).then(|| name.to_owned())
+        };
+        let mut names: Vec<String> = names(&self.archive).iter().filter_map(inside).collect();
         names.sort();
         names
     }

@@ -54,7 +54,8 @@ impl Reference {
         for (port, &index) in model.inputs().zip(&inputs) {
             let takes: usize = port.shape.iter().flatten().product();
             let gives = layout::elements(&graph.inputs[index]) * batch;
-            let fits = takes > 0 && gives.is_multiple_of(takes) && runs.is_none_or(|runs| runs == gives / takes);
+            let fits =
+                takes > 0 && gives.is_multiple_of(takes) && runs.is_none_or(|runs| runs == gives / takes);
             if !fits {
                 return Err(wrong(
                     path,
@@ -113,7 +114,11 @@ impl Reference {
             if answer.len() != expected {
                 return Err(Failure::new(
                     ErrorKind::InvalidInput,
-                    format!("output {}: the blob gives {expected} values, the model {}", tensor.name, answer.len()),
+                    format!(
+                        "output {}: the blob gives {expected} values, the model {}",
+                        tensor.name,
+                        answer.len()
+                    ),
                     "check that the blob was compiled from this model",
                 ));
             }

@@ -5,4 +5,4 @@ mod score;
 #[cfg(feature = "openvino")]
 pub mod cpu;
 
-pub use score::{Miss, Score};
+pub use score::Score;

@@ -88,7 +88,9 @@ impl Score {
             }
         }
         if self.classes > 0 {
-            for (found, reference) in found.chunks_exact(self.classes).zip(reference.chunks_exact(self.classes)) {
+            for (found, reference) in
+                found.chunks_exact(self.classes).zip(reference.chunks_exact(self.classes))
+            {
                 self.add_list(found, reference);
             }
         }

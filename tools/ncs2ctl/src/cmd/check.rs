@@ -235,7 +235,10 @@ fn inputs(graph: &Graph, args: &CheckArgs) -> Result<Vec<Element>> {
     let mut files: Vec<PathBuf> = entries.filter_map(|e| Some(e.ok()?.path())).filter(known).collect();
     files.sort();
     if files.is_empty() {
-        return Err(wrong("expected .npy, .png or .jpg files, found none".into(), "name the folder of the inputs"));
+        return Err(wrong(
+            "expected .npy, .png or .jpg files, found none".into(),
+            "name the folder of the inputs",
+        ));
     }
     let name = &graph.inputs[0].name;
     let files: Vec<String> = files.iter().map(|f| format!("{name}={}", f.display())).collect();
@@ -246,7 +249,12 @@ fn inputs(graph: &Graph, args: &CheckArgs) -> Result<Vec<Element>> {
     Ok(elements)
 }
 
-fn expected(args: &CheckArgs, model: Option<&Path>, graph: &Graph, count: usize) -> Result<(Expected, String)> {
+fn expected(
+    args: &CheckArgs,
+    model: Option<&Path>,
+    graph: &Graph,
+    count: usize,
+) -> Result<(Expected, String)> {
     if !args.reference.is_empty() {
         return Ok((Expected::Files(references(graph, &args.reference, count)?), "files".into()));
     }
@@ -265,8 +273,7 @@ fn cpu(args: &CheckArgs, model: &Path, graph: &Graph) -> Result<(Expected, Strin
     use crate::vendor_compiler::source::{Changes, Source};
 
     let source = Source::read(model)?;
-    let changes =
-        Changes { mean: &args.compiled_mean, scale: &args.compiled_scale, ..Changes::default() };
+    let changes = Changes { mean: &args.compiled_mean, scale: &args.compiled_scale, ..Changes::default() };
     let changed = source.normalised(&changes)?;
     let ready = crate::reference_libraries::find()?;
     let from = match &changed {
@@ -332,7 +339,9 @@ fn row(name: &str, shape: Vec<usize>, score: &Score, labels: Option<&[String]>, 
         None => class.to_string(),
     };
     let misses = score.misses.iter().map(|miss| MissRow {
-        input: inputs.get(miss.inference).map_or_else(String::new, |e| format!("{} {}", miss.inference, e.source)),
+        input: inputs
+            .get(miss.inference)
+            .map_or_else(String::new, |e| format!("{} {}", miss.inference, e.source)),
         found: label(miss.found),
         reference: label(miss.reference),
     });
@@ -402,16 +411,25 @@ fn text(output: &Output, body: &Body, simulation: Option<&Simulation>) -> String
     }
     text.push_str(&output.lines(&table));
     for miss in body.outputs.iter().flat_map(|row| &row.misses) {
-        text.push_str(&format!("  input {}: best is {}, of the reference {}\n", miss.input, miss.found, miss.reference));
+        text.push_str(&format!(
+            "  input {}: best is {}, of the reference {}\n",
+            miss.input, miss.found, miss.reference
+        ));
     }
     if let Some(stage) = &body.first_overflow {
-        text.push_str(&format!("  first values that are no numbers, executed here: {stage}; FP16 ends at 65504\n"));
+        text.push_str(&format!(
+            "  first values that are no numbers, executed here: {stage}; FP16 ends at 65504\n"
+        ));
     }
     if body.interrupted {
         text.push_str(&format!("interrupted after {} inferences\n", body.inferences));
     }
     if let Some(simulation) = simulation {
-        text.push_str(&format!("{}{}\n", output.paint(Style::Warn, "simulated"), &simulation.describe()[9..]));
+        text.push_str(&format!(
+            "{}{}\n",
+            output.paint(Style::Warn, "simulated"),
+            &simulation.describe()[9..]
+        ));
     }
     text
 }

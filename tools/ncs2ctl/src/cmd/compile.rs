@@ -181,7 +181,8 @@ pub fn compile(_global: &Global, output: &Output, args: &CompileArgs) -> Result<
     let options = options(args)?;
     // Everything that the user may have got wrong is looked at before the compiler is.
     let source = Source::read(model)?;
-    let shapes: Vec<(String, Vec<u64>)> = args.shape.iter().map(|s| (s.input.clone(), s.dims.clone())).collect();
+    let shapes: Vec<(String, Vec<u64>)> =
+        args.shape.iter().map(|s| (s.input.clone(), s.dims.clone())).collect();
     let batches: Vec<Option<u32>> =
         if args.batch.is_empty() { vec![None] } else { args.batch.iter().copied().map(Some).collect() };
     let mut jobs = Vec::with_capacity(batches.len());
@@ -227,7 +228,10 @@ fn set_up(output: &Output, wheel: Option<&Path>) -> Result<Outcome> {
         output.document(&body)?;
     } else {
         let size = bytes(body.bytes);
-        output.text(&format!("The vendor's compiler {} is set up, {size} in\n  {}\n", body.compiler, body.folder))?;
+        output.text(&format!(
+            "The vendor's compiler {} is set up, {size} in\n  {}\n",
+            body.compiler, body.folder
+        ))?;
     }
     Ok(Outcome::Ok)
 }
@@ -245,7 +249,8 @@ fn options(args: &CompileArgs) -> Result<Options> {
         ));
     }
     let mut settings = args.set.clone();
-    let mut set = |key: &str, value: Option<u32>| settings.extend(value.map(|n| (key.to_owned(), n.to_string())));
+    let mut set =
+        |key: &str, value: Option<u32>| settings.extend(value.map(|n| (key.to_owned(), n.to_string())));
     set("MYRIAD_THROUGHPUT_STREAMS", args.streams);
     set("MYRIAD_NUMBER_OF_SHAVES", args.shaves);
     set("MYRIAD_NUMBER_OF_CMX_SLICES", args.cmx);
@@ -388,11 +393,17 @@ fn text(output: &Output, model: &str, made: &Made) -> String {
         line(what, rest.to_owned());
     }
     let ratio = s.macs_nce as f64 / s.macs.max(1) as f64;
-    line("work", format!("{} multiply-accumulates, {} as run ({ratio:.2}x)", grouped(s.macs), grouped(s.macs_nce)));
+    line(
+        "work",
+        format!("{} multiply-accumulates, {} as run ({ratio:.2}x)", grouped(s.macs), grouped(s.macs_nce)),
+    );
     if let Some(own) = made.model_macs.filter(|&own| own != s.macs) {
         line("", format!("{} counted from the model's own graph", grouped(own)));
     }
-    line("memory", format!("{} on the stick, {} of them the file", bytes(s.stick_bytes), bytes(s.file_bytes)));
+    line(
+        "memory",
+        format!("{} on the stick, {} of them the file", bytes(s.stick_bytes), bytes(s.file_bytes)),
+    );
     line("executor", format!("{} SHAVEs, {} CMX slices, batch {}", s.shaves, s.cmx_slices, s.batch));
     let shave: usize = s.stages.shave.values().sum();
     let names: Vec<String> = s.stages.shave.iter().map(|(name, n)| format!("{name} {n}")).collect();
@@ -401,7 +412,10 @@ fn text(output: &Output, model: &str, made: &Made) -> String {
     let indent = " ".repeat(12);
     for warning in &s.warnings {
         let label = output.paint(Style::Warn, "warning");
-        text.push_str(&format!("  {label}   {}\n", crate::output::wrap(warning, output.width() - 12, &indent)));
+        text.push_str(&format!(
+            "  {label}   {}\n",
+            crate::output::wrap(warning, output.width() - 12, &indent)
+        ));
     }
     text
 }

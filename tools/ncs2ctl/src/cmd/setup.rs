@@ -79,7 +79,8 @@ pub fn setup(_global: &Global, output: &Output, args: &SetupArgs) -> Result<Outc
     match ready.mended {
         Some(Mended::Made) => text.push_str(&format!("The link {MENDED_LINK} was missing and is made.\n")),
         Some(Mended::Whole) => {}
-        None => text.push_str(&format!("The link {MENDED_LINK} is missing, and the folder may not be written to.\n")),
+        None => text
+            .push_str(&format!("The link {MENDED_LINK} is missing, and the folder may not be written to.\n")),
     }
     text.push_str(&format!(
         "`ncs2ctl check` finds it by itself. For other programs:\n  export OPENVINO_INSTALL_DIR={}\n",

@@ -47,8 +47,8 @@ fn node_macs(model: &Model, node: &Node) -> Option<Count> {
             let weights = product(&input(1)?).saturating_add(product(&input(2)?));
             known(&[*x.first()?, *x.get(1)?, weights])
         }
-        "GRU" | "RNN" | "Einsum" | "QLinearConv" | "ConvInteger" | "QLinearMatMul" | "MatMulInteger" | "If"
-        | "Loop" | "Scan" => Some(Count::Unknown),
+        "GRU" | "RNN" | "Einsum" | "QLinearConv" | "ConvInteger" | "QLinearMatMul" | "MatMulInteger"
+        | "If" | "Loop" | "Scan" => Some(Count::Unknown),
         _ => known(&[0]),
     }
 }

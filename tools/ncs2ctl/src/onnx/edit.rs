@@ -49,10 +49,17 @@ pub fn normalise(bytes: &[u8], mean: &[f32], scale: &[f32]) -> Result<Vec<u8>, S
         return Err("--mean, --scale: expected finite values, and no scale of 0".into());
     }
     if model.opset < 7 {
-        return Err(format!("expected operator set 7 or later, found {}: its Sub does not broadcast", model.opset));
+        return Err(format!(
+            "expected operator set 7 or later, found {}: its Sub does not broadcast",
+            model.opset
+        ));
     }
     if let Some(node) = model.nodes.iter().find(|node| node.nested) {
-        return Err(format!("{} ({}): holds a graph of its own, which may use the input", node.label(), node.op));
+        return Err(format!(
+            "{} ({}): holds a graph of its own, which may use the input",
+            node.label(),
+            node.op
+        ));
     }
     if model.outputs.iter().any(|o| o.name == input.name) {
         return Err(format!("{}: is an output too", input.name));
@@ -179,7 +186,8 @@ mod tests {
         let bytes = tiny();
         let same = fix_shapes(&bytes, |_| None).expect("a model");
         assert_eq!(same, bytes);
-        let edited = fix_shapes(&bytes, |name| (name == "data").then(|| vec![2, 3, 48, 48])).expect("a model");
+        let edited =
+            fix_shapes(&bytes, |name| (name == "data").then(|| vec![2, 3, 48, 48])).expect("a model");
         let model = Model::parse(&edited).expect("a model");
         assert_eq!(model.inputs[0].shape(), Some(vec![2, 3, 48, 48]));
         assert_eq!(model.nodes, Model::parse(&bytes).expect("a model").nodes);

@@ -165,7 +165,8 @@ impl Model {
             return Err(Unreadable::Other("the file is empty"));
         }
         let model = Message::parse(bytes)?;
-        let graph = model.messages(field::model::GRAPH).last().ok_or(Unreadable::Other("it has no graph"))??;
+        let graph =
+            model.messages(field::model::GRAPH).last().ok_or(Unreadable::Other("it has no graph"))??;
         let opset = opset(&model)?.ok_or(Unreadable::Other("it names no operator set"))?;
         let mut constants = HashMap::new();
         let mut external = Vec::new();
@@ -231,7 +232,8 @@ fn tensor(value: &Message<'_>) -> Result<Tensor, Damaged> {
     for dim in shape.messages(field::kind::DIM) {
         let dim = dim?;
         // Some exporters write -1 or 0 for a dimension that they leave open.
-        let value = dim.integer(field::kind::DIM_VALUE).and_then(|n| u64::try_from(n).ok()).filter(|&n| n > 0);
+        let value =
+            dim.integer(field::kind::DIM_VALUE).and_then(|n| u64::try_from(n).ok()).filter(|&n| n > 0);
         dims.push(match value {
             Some(n) => Dim::Fixed(n),
             None => Dim::Open(dim.string(field::kind::DIM_NAME)),

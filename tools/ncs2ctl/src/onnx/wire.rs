@@ -47,7 +47,8 @@ impl<'a> Message<'a> {
                 2 => {
                     let length = varint(bytes, &mut at).ok_or(damaged("a length is cut off"))?;
                     let end = usize::try_from(length).ok().and_then(|n| at.checked_add(n));
-                    let inner = end.and_then(|end| bytes.get(at..end)).ok_or(damaged("a field is cut off"))?;
+                    let inner =
+                        end.and_then(|end| bytes.get(at..end)).ok_or(damaged("a field is cut off"))?;
                     at += inner.len();
                     Value::Bytes(Cow::Borrowed(inner))
                 }

@@ -97,7 +97,8 @@ mod tests {
             let path = path(folder.path(), name);
             fs::write(&path, [0; 10]).expect("written");
             let file = fs::File::options().write(true).open(&path).expect("there");
-            file.set_modified(SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(n as u64)).expect("set");
+            file.set_modified(SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(n as u64))
+                .expect("set");
         }
         fs::write(folder.path().join("other"), [0; 100]).expect("written");
         let left = |most| {

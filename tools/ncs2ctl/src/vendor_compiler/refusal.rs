@@ -31,7 +31,9 @@ pub fn explain(path: &Path, onnx: Option<&Model>, refused: &Refused, others: &[L
     let layer = |layer: &Layer| {
         // The vendor's name is the tensor's; the node may have a better one, and its own operator.
         match onnx.and_then(|model| model.maker(&layer.name)) {
-            Some(node) if node.name.is_empty() || node.name == layer.name => format!("{} ({})", layer.name, node.op),
+            Some(node) if node.name.is_empty() || node.name == layer.name => {
+                format!("{} ({})", layer.name, node.op)
+            }
             Some(node) => format!("{} ({}, makes {})", node.name, node.op, layer.name),
             None => format!("{} ({})", layer.name, layer.operator),
         }
@@ -76,7 +78,11 @@ pub fn explain(path: &Path, onnx: Option<&Model>, refused: &Refused, others: &[L
         "export" => "check that the disk has room",
         _ => "change the layer that is named, or cut the model before it",
     };
-    Failure::new(ErrorKind::Unsupported, format!("{at}: the compiler refuses: {}", plain(&refused.text)), hint)
+    Failure::new(
+        ErrorKind::Unsupported,
+        format!("{at}: the compiler refuses: {}", plain(&refused.text)),
+        hint,
+    )
 }
 
 fn unsupported(at: &str, layers: &[String]) -> Failure {
@@ -129,7 +135,10 @@ mod tests {
         );
         assert_eq!(said(&abs, &[]), "m.onnx: the compiler has no operator for 1 layer: y (Abs)");
         let sine = Layer { name: "s".into(), operator: "Sin".into() };
-        assert_eq!(said(&abs, &[sine]), "m.onnx: the compiler has no operator for 2 layers: y (Abs), s (Sin)");
+        assert_eq!(
+            said(&abs, &[sine]),
+            "m.onnx: the compiler has no operator for 2 layers: y (Abs), s (Sin)"
+        );
         let unknown = refused(
             "Check 'unknown_operators.empty()' failed at frontend/graph.cpp:176: nGraph does not support the following ONNX operations: Frob, Det ",
         );
@@ -139,7 +148,10 @@ mod tests {
     #[test]
     fn other_refusals_lose_the_vendors_paths() {
         let text = "[ GENERAL_ERROR ]  /home/x/a.cpp:44 Failed to compile layer \"y\": no room";
-        assert_eq!(said(&refused(text), &[]), "m.onnx: the compiler refuses: Failed to compile layer \"y\": no room");
+        assert_eq!(
+            said(&refused(text), &[]),
+            "m.onnx: the compiler refuses: Failed to compile layer \"y\": no room"
+        );
         let open = Refused { open_inputs: vec!["x".into()], ..refused("DynamicToStaticShape …") };
         assert!(said(&open, &[]).contains("input x: expected a fixed shape"));
     }

@@ -117,7 +117,11 @@ fn broken(output: &Output) -> Failure {
     let line = said.lines().map(str::trim).rfind(|l| !l.is_empty());
     let line = line.map(|l| format!(": {l}")).unwrap_or_default();
     let message = format!("the vendor's compiler broke down ({}){line}", output.status);
-    Failure::new(ErrorKind::Unsupported, message, "try without --set; if it comes back, set it up anew with --setup")
+    Failure::new(
+        ErrorKind::Unsupported,
+        message,
+        "try without --set; if it comes back, set it up anew with --setup",
+    )
 }
 
 #[cfg(test)]

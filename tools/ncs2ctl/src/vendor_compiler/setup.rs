@@ -101,7 +101,9 @@ impl Compiler {
         for (name, &bytes) in &note.files {
             match fs::metadata(folder.join(name)) {
                 Ok(meta) if meta.len() == bytes => {}
-                Ok(meta) => return Err(damaged(format!("{name}: expected {bytes} bytes, found {}", meta.len()))),
+                Ok(meta) => {
+                    return Err(damaged(format!("{name}: expected {bytes} bytes, found {}", meta.len())));
+                }
                 Err(_) => return Err(damaged(format!("{name} is missing"))),
             }
         }
@@ -201,7 +203,10 @@ fn build_glue(folder: &Path, files: &mut BTreeMap<String, u64>) -> Result {
         let tried: Vec<_> = candidates.iter().map(|c| c.to_string_lossy()).collect();
         return Err(Failure::new(
             ErrorKind::NotFound,
-            format!("expected a C++ compiler to build the glue to the vendor's libraries, found none of {}", tried.join(", ")),
+            format!(
+                "expected a C++ compiler to build the glue to the vendor's libraries, found none of {}",
+                tried.join(", ")
+            ),
             "install g++, or name one in CXX",
         ));
     };
@@ -220,7 +225,11 @@ fn build_glue(folder: &Path, files: &mut BTreeMap<String, u64>) -> Result {
             let line = said.lines().find(|l| l.contains("error")).or_else(|| said.lines().last());
             return Err(Failure::new(
                 ErrorKind::Unsupported,
-                format!("{}: could not build {source}: {}", cxx.to_string_lossy(), line.unwrap_or("no reason given")),
+                format!(
+                    "{}: could not build {source}: {}",
+                    cxx.to_string_lossy(),
+                    line.unwrap_or("no reason given")
+                ),
                 "install g++ with its headers, or name another compiler in CXX",
             ));
         }

@@ -58,7 +58,8 @@ impl Source {
                     Failure::new(ErrorKind::InvalidInput, message, "export the model to ONNX again")
                 })?;
                 let folder = path.parent().unwrap_or(Path::new(""));
-                let beside = model.external.iter().map(|name| read(&folder.join(name))).collect::<Result<_>>()?;
+                let beside =
+                    model.external.iter().map(|name| read(&folder.join(name))).collect::<Result<_>>()?;
                 Ok(Source { path: path.to_path_buf(), bytes, onnx: Some(model), beside })
             }
             Some("xml") => {
@@ -79,10 +80,13 @@ impl Source {
     /// Makes the changes, and refuses what would still have an open shape.
     pub fn prepare(&self, changes: &Changes<'_>) -> Result<Ready> {
         let at = self.path.display();
-        let wrong = |message: String, hint: &str| Failure::new(ErrorKind::InvalidInput, format!("{at}: {message}"), hint);
+        let wrong = |message: String, hint: &str| {
+            Failure::new(ErrorKind::InvalidInput, format!("{at}: {message}"), hint)
+        };
         let Some(model) = &self.onnx else {
             if !changes.mean.is_empty() || !changes.scale.is_empty() || !changes.shapes.is_empty() {
-                let message = "--mean, --scale and --shape change the model, and only a .onnx can be changed here";
+                let message =
+                    "--mean, --scale and --shape change the model, and only a .onnx can be changed here";
                 return Err(wrong(message.into(), "give the .onnx that the .xml was made from"));
             }
             return Ok(Ready { changed: None, onnx: None, batch: changes.batch });
@@ -103,7 +107,8 @@ impl Source {
         let mut bytes = self.bytes.clone();
         if !shapes.is_empty() {
             let shape_of = |name: &str| shapes.iter().find(|(n, _)| *n == name).map(|(_, s)| s.clone());
-            bytes = edit::fix_shapes(&bytes, shape_of).map_err(|e| wrong(e.to_string(), "export the model again"))?;
+            bytes = edit::fix_shapes(&bytes, shape_of)
+                .map_err(|e| wrong(e.to_string(), "export the model again"))?;
         }
         bytes = edit::normalise(&bytes, changes.mean, changes.scale).map_err(|e| {
             wrong(format!("--mean, --scale: {e}"), "leave them out and prepare the inputs when running")
@@ -117,26 +122,38 @@ impl Source {
             Some(bytes) => Model::parse(bytes).map_err(|e| wrong(e.to_string(), "export the model again"))?,
             None => model.clone(),
         };
-        let same = |n: u32| onnx.inputs.iter().all(|i| i.shape().and_then(|s| s.first().copied()) == Some(n.into()));
+        let same =
+            |n: u32| onnx.inputs.iter().all(|i| i.shape().and_then(|s| s.first().copied()) == Some(n.into()));
         Ok(Ready { changed, batch: changes.batch.filter(|&n| !same(n)), onnx: Some(onnx) })
     }
 
     /// The shape that an input has to be given; `None` where its own is fixed.
     fn new_shape(&self, model: &Model, input: &Tensor, changes: &Changes<'_>) -> Result<Option<Vec<u64>>> {
         let at = self.path.display();
-        let wrong = |message: String, hint: String| Failure::new(ErrorKind::InvalidInput, format!("{at}: {message}"), hint);
-        let asked = changes.shapes.iter().find(|(name, _)| {
-            *name == input.name || (name.is_empty() && model.inputs.len() == 1)
-        });
+        let wrong = |message: String, hint: String| {
+            Failure::new(ErrorKind::InvalidInput, format!("{at}: {message}"), hint)
+        };
+        let asked = changes
+            .shapes
+            .iter()
+            .find(|(name, _)| *name == input.name || (name.is_empty() && model.inputs.len() == 1));
         if let Some((_, shape)) = asked {
             let fits = input.dims.as_ref().is_none_or(|dims| {
                 dims.len() == shape.len()
-                    && dims.iter().zip(shape).all(|(dim, &n)| matches!(dim, Dim::Open(_)) || *dim == Dim::Fixed(n))
+                    && dims
+                        .iter()
+                        .zip(shape)
+                        .all(|(dim, &n)| matches!(dim, Dim::Open(_)) || *dim == Dim::Fixed(n))
             });
             if !fits {
                 let asked: Vec<usize> = shape.iter().map(|&n| n as usize).collect();
                 return Err(wrong(
-                    format!("--shape: expected {} for input {}, found {}", input.text(), input.name, shape_text(&asked)),
+                    format!(
+                        "--shape: expected {} for input {}, found {}",
+                        input.text(),
+                        input.name,
+                        shape_text(&asked)
+                    ),
                     "only open dimensions can be set; use --batch for the first".into(),
                 ));
             }
@@ -154,7 +171,10 @@ impl Source {
         };
         let Some(dims) = &input.dims else {
             let message = format!("input {}: expected a fixed shape, found none", input.name);
-            return Err(wrong(message, format!("give --shape {}=1x3x224x224 as the model needs it", input.name)));
+            return Err(wrong(
+                message,
+                format!("give --shape {}=1x3x224x224 as the model needs it", input.name),
+            ));
         };
         let mut dims = dims.clone();
         if let (Some(n), Some(first @ Dim::Open(_))) = (changes.batch, dims.first_mut()) {
@@ -240,7 +260,8 @@ mod tests {
         let text = refusal(source.prepare(&Changes { shapes: &shapes, ..Changes::default() }));
         assert!(text.contains("2x3x32x33"), "{text}");
         let shapes = [("date".to_owned(), vec![2, 3, 32, 32])];
-        let text = refusal(source.prepare(&Changes { shapes: &shapes, batch: Some(1), ..Changes::default() }));
+        let text =
+            refusal(source.prepare(&Changes { shapes: &shapes, batch: Some(1), ..Changes::default() }));
         assert!(text.contains("named data, found date"), "{text}");
     }
 

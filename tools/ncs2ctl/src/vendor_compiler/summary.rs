@@ -151,6 +151,8 @@ mod tests {
     fn large_graphs_and_float_inputs_are_told() {
         let large = Summary { stick_bytes: 600 << 20, ..blob("mlp_fp16_s1") };
         let said = warnings(&large, &BTreeMap::new(), true);
-        assert!(said.iter().any(|w| w.contains("FP32 input")) && said.iter().any(|w| w.contains("on the stick")));
+        assert!(
+            said.iter().any(|w| w.contains("FP32 input")) && said.iter().any(|w| w.contains("on the stick"))
+        );
     }
 }
