@@ -5,6 +5,7 @@
 mod demo;
 mod models;
 mod native;
+mod openvino;
 mod run;
 mod test;
 
@@ -17,6 +18,7 @@ Usage: cargo xtask <COMMAND>
 
   demo          three compiled networks on three virtual sticks: answers, then speed
   test          fmt, clippy, docs, and every test; what .ci/run calls
+  openvino-test the vendor's compiler and OpenVINO's CPU, fetched by pip: compile, run, check
   models DIR    parses, counts, executes and checks every blob of a folder
 
 Exit codes: 0 ok, 1 a check failed, 2 something that is needed is missing, 64 usage.";
@@ -38,6 +40,7 @@ fn main() -> ExitCode {
     let result = match words.as_slice() {
         ["demo"] => demo::run(),
         ["test"] => test::run(),
+        ["openvino-test"] => openvino::run(),
         ["models", dir] => models::run(dir),
         ["models"] => {
             Err(Stop::Usage("models: name the folder, as in `cargo xtask models ../models`".into()))
