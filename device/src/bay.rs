@@ -73,7 +73,7 @@ impl Bay {
     pub(crate) fn serve(&mut self, now: Instant) -> bool {
         loop {
             self.stick.handle_timeout(now);
-            if self.settle(now) {
+            if self.settle() {
                 return true;
             }
             let Some(wire) = &mut self.wire else { return false };
@@ -88,13 +88,13 @@ impl Bay {
             let mut progress = wire.pull(&mut self.stick, now);
             progress |= wire.push(&mut self.stick, now);
             if !progress {
-                return self.settle(now);
+                return self.settle();
             }
         }
     }
 
     /// Follows the stick on the bus. True when something happened there.
-    pub(crate) fn settle(&mut self, _now: Instant) -> bool {
+    pub(crate) fn settle(&mut self) -> bool {
         let mut changed = false;
         while let Some(event) = self.stick.poll_bus_event() {
             changed = true;

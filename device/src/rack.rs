@@ -6,10 +6,11 @@
 
 use std::io;
 use std::os::fd::OwnedFd;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant as StdInstant};
+use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, unbounded};
 use ncs2::StickId;
@@ -164,17 +165,17 @@ pub struct StickHandle {
 impl StickHandle {
     /// Pulls it out of its port.
     pub fn unplug(&self) {
-        self.with(|bay, now| {
+        self.with(|bay, _| {
             bay.stick.unplug();
-            bay.settle(now);
+            bay.settle();
         });
     }
 
     /// Puts it back into its port, unbooted.
     pub fn replug(&self) {
-        self.with(|bay, now| {
+        self.with(|bay, _| {
             bay.stick.plug();
-            bay.settle(now);
+            bay.settle();
         });
     }
 
@@ -182,7 +183,7 @@ impl StickHandle {
     pub fn crash(&self) {
         self.with(|bay, now| {
             bay.stick.crash(now);
-            bay.settle(now);
+            bay.settle();
         });
     }
 
@@ -216,7 +217,7 @@ impl StickHandle {
             let mut faults = bay.stick.faults();
             change(&mut faults);
             bay.stick.set_faults(faults, now);
-            bay.settle(now);
+            bay.settle();
         });
     }
 
@@ -232,7 +233,7 @@ fn connect(shared: &Shared, n: usize, timeout: Duration) -> Result<Connection> {
     const OP: &str = "open virtual stick";
     let id = StickId::sim(n);
     let error = |kind, why: &str| Error::new(kind, OP).on(&id).detail(why);
-    let deadline = StdInstant::now() + timeout;
+    let deadline = shared.clock.now() + timeout;
     let slot = &shared.bays[n];
     let mut bay = slot.bay.lock();
     bay.disconnect();
@@ -242,7 +243,7 @@ fn connect(shared: &Shared, n: usize, timeout: Duration) -> Result<Connection> {
     // Its own client pings; a stick whose client stopped resets itself, as one booted by `ncs2` would.
     let now = shared.clock.now();
     bay.stick.start_booted(true, now);
-    bay.settle(now);
+    bay.settle();
     while bay.stick.identity() != Some(Identity::Booted) {
         if shared.stopped.load(Ordering::Acquire) {
             return Err(error(ErrorKind::Closed, "the virtual sticks were stopped"));
@@ -251,7 +252,8 @@ fn connect(shared: &Shared, n: usize, timeout: Duration) -> Result<Connection> {
             return Err(error(ErrorKind::Unplugged, "unplugged while it booted"));
         }
         shared.wake();
-        if slot.changed.wait_until(&mut bay, deadline).timed_out() {
+        let left = deadline.saturating_since(shared.clock.now());
+        if slot.changed.wait_for(&mut bay, left).timed_out() {
             return Err(error(ErrorKind::Timeout, "did not come back from boot in time"));
         }
     }
@@ -278,8 +280,17 @@ fn work(shared: &Shared, queue: &Receiver<(usize, Work)>, cache: &PreparedCache)
         if shared.stopped.load(Ordering::Acquire) {
             return;
         }
-        work.perform(cache);
-        shared.done.lock().push((n, work));
+        if catch_unwind(AssertUnwindSafe(|| work.perform(cache))).is_ok() {
+            shared.done.lock().push((n, work));
+        } else {
+            // A defect of the engine. The stick must not just fall silent: it crashes, as firmware would.
+            tracing::error!(stick = n, "virtual stick: the engine panicked");
+            let slot = &shared.bays[n];
+            let mut bay = slot.bay.lock();
+            bay.stick.crash(shared.clock.now());
+            bay.settle();
+            slot.changed.notify_all();
+        }
         shared.wake();
     }
 }

@@ -263,7 +263,8 @@ impl VirtualStick {
                 }
             }
             State::Up(firmware) => {
-                if firmware.handle_timeout(&mut self.heat, now) {
+                let leaves = firmware.handle_timeout(&mut self.heat, now);
+                if leaves {
                     self.go_away(Next::Unbooted, now);
                 }
             }

@@ -10,7 +10,7 @@ use std::time::Instant;
 
 use half::f16;
 use ncs2::blob::{Blob, DataType, Graph, IoTensor, Location, NceOp, Order, PoolKind, StageKind};
-use ncs2_device::execute::Program;
+use ncs2_device::execute::{Program, Threads};
 use npyz::{DType, NpyFile};
 use proptest::prelude::*;
 
@@ -140,6 +140,10 @@ fn every_model_agrees_with_the_reference() {
         });
         let best = best.min().unwrap_or(first);
         assert_eq!(output, again, "{name}: another run gives another answer");
+        for threads in [Threads::One, Threads::All] {
+            program.run_on(threads, &mut arena, &input, &mut again);
+            assert_eq!(output, again, "{name}: the answer depends on the number of threads");
+        }
 
         for tensor in &graph.outputs {
             let Some((shape, reference)) = array(&beside(&path, "out", &tensor.name)) else { continue };
@@ -195,6 +199,28 @@ fn stages_can_be_watched_and_answers_do_not_depend_on_it() {
     assert_eq!(seen, expected);
     assert_eq!(plain, watched);
     assert_eq!(last, unpack(&graph.outputs[0], 1, &plain), "the last stage writes the output");
+}
+
+/// A graph with FP32 inputs and outputs and a reduction, which no array accompanies.
+#[test]
+fn a_graph_with_fp32_tensors_gives_probabilities() {
+    let path = committed().join("../../golden/01.blob");
+    let blob = Blob::open(&path).expect("committed blob");
+    let graph = blob.graph();
+    let program = Program::prepare(blob.bytes(), graph).expect("known stages");
+    let (_, values) = array(&path.with_file_name("01.in0.npy")).expect("committed array");
+    let mut input = vec![0; graph.input_bytes];
+    pack(&graph.inputs[0], 1, &values, &mut input);
+    let mut output = vec![0; graph.output_bytes];
+    let mut arena = program.arena();
+    arena.fill(0x7E00);
+    program.run(&mut arena, &input, &mut output);
+    let values = unpack(&graph.outputs[0], 1, &output);
+    assert!((values.iter().sum::<f32>() - 1.0).abs() < 0.01, "{values:?}");
+    assert!(values.iter().all(|v| (0.0..=1.0).contains(v)), "{values:?}");
+    input.fill(0);
+    program.run(&mut arena, &input, &mut output);
+    assert_ne!(unpack(&graph.outputs[0], 1, &output), values, "the input does not matter");
 }
 
 #[test]

@@ -29,7 +29,8 @@ use crate::clock::Instant;
 use crate::pool::{Lease, Pool, PoolError};
 use crate::stats::StageTimes;
 use crate::stick::{LoadRequest, Stick, StickConfig, StickError, StickEvent};
-use crate::transport::{Direction, TransferError};
+use crate::transport::Direction;
+use crate::transport::TransferError;
 use crate::wire::{Capabilities, ThermalStats};
 
 use graphs::Group;
@@ -230,6 +231,11 @@ impl<T> Pipeline<T> {
         let mut load = self.load;
         integrate(&mut load, now.saturating_since(self.load_since));
         load
+    }
+
+    /// Inferences on the stick now.
+    pub fn in_flight(&self) -> u32 {
+        self.load.in_flight
     }
 
     /// True when no job is inside.

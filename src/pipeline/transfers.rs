@@ -7,7 +7,13 @@ use super::jobs::slot_index;
 use super::{End, Failure, Pipeline};
 use crate::clock::Instant;
 use crate::stick::{InlineBytes, ReadWant, SendPayload, StickError, Transmit};
-use crate::transport::{Buffer, Completion, Direction, Rejected, Transfer, TransferError};
+// One by one: tests/layers.rs reads what of transport is used here.
+use crate::transport::Buffer;
+use crate::transport::Completion;
+use crate::transport::Direction;
+use crate::transport::Rejected;
+use crate::transport::Transfer;
+use crate::transport::TransferError;
 use crate::wire::HEADER_LEN;
 
 /// Holds a header or an inline packet.

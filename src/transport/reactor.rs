@@ -15,6 +15,7 @@ use rustix::buffer::spare_capacity;
 use rustix::event::{EventfdFlags, PollFlags, Timespec, epoll, eventfd};
 
 use super::ring::Ring;
+use crate::clock::{Clock as _, Monotonic};
 
 /// Which mechanism waits.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
@@ -257,14 +258,23 @@ impl Reactor {
         self.events.clear();
         let into = &mut self.events;
         match &mut self.backend {
-            Backend::Ring(ring) => ring.wait(timeout, |e| into.push((e.key, e.ended, e.dead))),
+            Backend::Ring(ring) => ring.wait(timeout, |e| into.push((e.key, e.ended, e.dead))).map(drop),
             Backend::Epoll { epoll, events } => {
-                // Longer than the kernel can count is no deadline.
-                let limit = timeout.and_then(|t| Timespec::try_from(t).ok());
-                events.clear();
-                match epoll::wait(&*epoll, spare_capacity(events), limit.as_ref()) {
-                    Ok(_) | Err(rustix::io::Errno::INTR) => {}
-                    Err(error) => return Err(error.into()),
+                let clock = Monotonic::new();
+                let start = clock.now();
+                let mut left = timeout;
+                loop {
+                    // Longer than the kernel can count is no deadline.
+                    let limit = left.and_then(|t| Timespec::try_from(t).ok());
+                    events.clear();
+                    match epoll::wait(&*epoll, spare_capacity(events), limit.as_ref()) {
+                        Ok(_) => break,
+                        // Signals end no wait, as in the ring. Seen without a signal too, after a ring of this thread was dropped.
+                        Err(rustix::io::Errno::INTR) => {
+                            left = timeout.map(|t| t.saturating_sub(clock.now() - start));
+                        }
+                        Err(error) => return Err(error.into()),
+                    }
                 }
                 into.extend(events.iter().map(|e| ({ e.data }.u64(), false, false)));
                 Ok(())

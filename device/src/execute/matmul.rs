@@ -19,6 +19,7 @@ impl Operation for MatMul {
     fn run(&self, arena: &mut [u16], scratch: &mut Scratch) {
         let (m, n, k) = self.shape;
         let batches = self.output.elements() / (m * n);
+        let parallel = scratch.parallel && m * n * k > 1 << 20;
         let Scratch { a, b, c, .. } = scratch;
         let (a, b, c) = (sized(a, batches * m * k), sized(b, batches * k * n), sized(c, batches * m * n));
         self.a.read(arena, a);
@@ -29,7 +30,7 @@ impl Operation for MatMul {
         };
         for ((a, b), c) in a.chunks_exact(m * k).zip(b.chunks_exact(k * n)).zip(c.chunks_exact_mut(m * n)) {
             let (a, b) = (matrix(a, self.transposed.0, m, k), matrix(b, self.transposed.1, k, n));
-            multiply(self.shape, a, b, c, m * n * k > 1 << 20);
+            multiply(self.shape, a, b, c, parallel);
         }
         let (alpha, beta) = self.factors;
         if alpha != 1.0 {

@@ -47,6 +47,9 @@ pub(super) struct Layout {
     pub bytes: usize,
 }
 
+/// Most elements of a view: five 4K images of RGB. Stages unfold their views to f32.
+const LARGEST_VIEW: usize = 1 << 27;
+
 /// More memory than any stick has; larger wishes are refused before they are granted.
 const LARGEST_ARENA: usize = 1 << 30;
 
@@ -96,6 +99,9 @@ impl Place {
             if size > 1 && stride % 2 != 0 {
                 return Err("a view has an odd stride".into());
             }
+        }
+        if elements > LARGEST_VIEW {
+            return Err(format!("a view has {elements} elements"));
         }
         // Also bounds the elements of views whose strides overlap: work per view is at most the area's size.
         if view.offset.saturating_add(span) > area || elements.saturating_mul(size) > area {

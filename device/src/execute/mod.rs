@@ -31,9 +31,11 @@ mod topk;
 #[cfg(test)]
 mod tests;
 
-use std::time::{Duration, Instant};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use ncs2::blob::{Graph, Location, Stage, StageKind, View};
+use ncs2::clock::{Clock as _, Monotonic};
 
 use memory::{Layout, Place};
 use params::Context;
@@ -54,11 +56,15 @@ fn label(kind: StageKind) -> String {
     kind.name().map_or_else(|| format!("type {}", kind.0), |name| format!("{name}, type {}", kind.0))
 }
 
-/// Most element operations of one call that are accepted: hours of a stick's time, so only a damaged graph has more.
+/// Most element operations of one call that are accepted: minutes of a stick's time, so only a damaged graph has more.
 const MOST_WORK: u64 = 1 << 44;
 
-/// Most bytes of unpacked constants. Stages may share constants (tiles do), and each unpacks its own.
-const MOST_UNPACKED: usize = 4 << 30;
+/// Element operations from which on a run gains more from other cores than waking them costs.
+const WORTH_THE_POOL: u64 = 1 << 21;
+
+/// Most bytes of unpacked constants and index maps. Stages may share constants (tiles do), and each unpacks its own. The
+/// largest network that a stick's 512 MB can hold needs half of this.
+const MOST_UNPACKED: usize = 2 << 30;
 
 /// A graph made ready to run. One per allocated graph; executors share it.
 pub struct Program {
@@ -108,6 +114,8 @@ struct Scratch {
     b: Vec<f32>,
     c: Vec<f32>,
     words: Vec<u16>,
+    /// Whether operations may use the other cores.
+    parallel: bool,
 }
 
 /// The first `n` elements of a scratch buffer, with whatever they held before.
@@ -129,6 +137,35 @@ impl Arena {
     /// Fills all memory with a 16-bit pattern, as other work may leave it. A right graph does not depend on it.
     pub fn fill(&mut self, pattern: u16) {
         self.words.fill(pattern);
+    }
+}
+
+/// How many threads a run takes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Threads {
+    /// The caller's.
+    One,
+    /// Those of rayon's pool.
+    All,
+}
+
+/// Runs of this process that go on at the moment.
+static RUNNING: AtomicUsize = AtomicUsize::new(0);
+
+/// Counts a run for as long as it goes on.
+struct Turn {
+    alone: bool,
+}
+
+impl Turn {
+    fn take() -> Self {
+        Turn { alone: RUNNING.fetch_add(1, Ordering::Relaxed) == 0 }
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        RUNNING.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -183,13 +220,16 @@ impl Program {
         let mut work = 0u64;
         let mut unpacked = 0usize;
         let mut add = |index: usize, stage: &Stage| -> Result<(), Unsupported> {
-            for view in stage.buffers.iter().filter(|v| v.location == Location::Blob) {
-                let bytes =
-                    view.dims.iter().fold(4usize, |product, &dim| product.saturating_mul(dim as usize));
-                unpacked = unpacked.saturating_add(bytes);
+            for view in &stage.buffers {
+                // Constants become f32, and index maps take up to 16 bytes for each index of each dimension.
+                let elements =
+                    view.dims.iter().fold(1usize, |product, &dim| product.saturating_mul(dim as usize));
+                let constants = if view.location == Location::Blob { elements.saturating_mul(4) } else { 0 };
+                let indices = view.dims.iter().map(|&dim| 16 * dim as usize).sum();
+                unpacked = unpacked.saturating_add(constants).saturating_add(indices);
             }
             if unpacked > MOST_UNPACKED {
-                let why = "the stages' constants, each counted anew, exceed all memory".into();
+                let why = "the stages' constants and dims, each counted anew, exceed all memory".into();
                 return Err(Unsupported { stage: index, kind: stage.kind, why });
             }
             let context = Context::new(blob, consts, &layout, stage);
@@ -235,25 +275,54 @@ impl Program {
 
     /// One inference: a whole input FIFO element to a whole output FIFO element. Bytes between the tensors of the
     /// output become 0; an input that is too short counts as continued by zeros.
+    ///
+    /// Takes all cores while it is the only one that runs in this process, else only its caller's thread: many
+    /// executors at once make the most of the cores without cutting each stage up. The answer is the same, bit by bit.
     pub fn run(&self, arena: &mut Arena, input: &[u8], output: &mut [u8]) {
-        self.execute(arena, input, output, |_, step, arena| {
-            step.operation.run(&mut arena.words, &mut arena.scratch)
-        });
+        let turn = Turn::take();
+        let threads = if turn.alone && self.work >= WORTH_THE_POOL { Threads::All } else { Threads::One };
+        self.run_on(threads, arena, input, output);
     }
 
-    /// The same, calling `look` after each stage with its time and a way to read what it wrote.
+    /// The same on a given number of threads.
+    pub fn run_on(&self, threads: Threads, arena: &mut Arena, input: &[u8], output: &mut [u8]) {
+        arena.scratch.parallel = threads == Threads::All;
+        let mut run = || {
+            self.execute(arena, input, output, |_, step, arena| {
+                step.operation.run(&mut arena.words, &mut arena.scratch);
+            });
+        };
+        match threads {
+            Threads::One => run(),
+            // Once into the pool for the whole run, not for each loop of each stage: entering costs two wake-ups.
+            Threads::All => rayon::scope(|_| run()),
+        }
+    }
+
+    /// Like [`Program::run`] on all cores, calling `look` after each stage with its time and a way to read what it wrote.
     pub fn run_stages(
         &self,
         arena: &mut Arena,
         input: &[u8],
         output: &mut [u8],
-        mut look: impl FnMut(&StageRun<'_>),
+        mut look: impl FnMut(&StageRun<'_>) + Send,
     ) {
-        self.execute(arena, input, output, |batch, step, arena| {
-            let start = Instant::now();
-            step.operation.run(&mut arena.words, &mut arena.scratch);
-            let wall = start.elapsed();
-            look(&StageRun { stage: step.stage, kind: step.kind, batch, wall, step, arena: &arena.words });
+        arena.scratch.parallel = true;
+        let clock = Monotonic::new();
+        rayon::scope(|_| {
+            self.execute(arena, input, output, |batch, step, arena| {
+                let start = clock.now();
+                step.operation.run(&mut arena.words, &mut arena.scratch);
+                let wall = clock.now() - start;
+                look(&StageRun {
+                    stage: step.stage,
+                    kind: step.kind,
+                    batch,
+                    wall,
+                    step,
+                    arena: &arena.words,
+                });
+            });
         });
     }
 

@@ -99,6 +99,7 @@ impl Pool {
 
 impl Operation for Pool {
     fn run(&self, arena: &mut [u16], scratch: &mut Scratch) {
+        let parallel = self.parallel && scratch.parallel;
         let Scratch { a, b, c, .. } = scratch;
         let (from, to) = (self.input.width * self.input.height, self.output.width * self.output.height);
         let line = self.input.width;
@@ -110,7 +111,7 @@ impl Operation for Pool {
                 self.input.read_plane(words, image, channel, plane);
                 self.plane(plane, line, result);
             };
-            if self.parallel {
+            if parallel {
                 let buffers = planes.par_chunks_exact_mut(from).zip(lines.par_chunks_exact_mut(line));
                 buffers
                     .zip(results.par_chunks_exact_mut(to))
@@ -125,7 +126,7 @@ impl Operation for Pool {
                     .for_each(|(channel, ((plane, line), result))| one(channel, plane, line, result));
             }
             let band = (image, 0, self.output.height);
-            self.output.write_bands(arena, band, (results, to), self.parallel, |_, values| {
+            self.output.write_bands(arena, band, (results, to), parallel, |_, values| {
                 self.finish.apply(values);
             });
         }

@@ -59,6 +59,12 @@ pub struct Global {
         help_heading = "Sticks"
     )]
     pub device: Vec<String>,
+    /// Boot real sticks with this firmware file instead of the installed one
+    #[arg(long, global = true, value_name = "FILE", help_heading = "Sticks", value_hint = ValueHint::FilePath)]
+    pub firmware: Option<PathBuf>,
+    /// Accept a firmware file that the manifest does not name
+    #[arg(long, global = true, help_heading = "Sticks")]
+    pub any_firmware: bool,
     /// With --sim: compute the network on the CPU, or a fixed function of graph and input
     #[arg(
         long,

@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use ncs2::runtime::FleetConfig;
-use ncs2::transport::usb::discover;
+use ncs2::transport::usb::{boot, discover};
+use ncs2::wire::{DdrType, FirmwarePatches};
 use ncs2::{ErrorKind, Fleet, Port, StickId};
 use ncs2_device::{Engine, Rack, RackOptions, Timing};
 
@@ -193,11 +194,19 @@ impl Sticks {
                 known.join(", ")
             )));
         }
-        Err(Failure::new(
-            ErrorKind::Unsupported,
-            format!("{}: this build finds real sticks but cannot open them yet", known.join(", ")),
-            "use virtual sticks with --sim N",
-        ))
+        let options = boot::BootOptions {
+            firmware: global.firmware.clone(),
+            any_firmware: global.any_firmware,
+            // The fleet pings, so a stick whose host is gone may reset itself.
+            patches: FirmwarePatches { watchdog: true, ddr: DdrType::default() },
+            reset_foreign: false,
+        };
+        let chosen = found.into_iter().map(|stick| stick.id);
+        let ports = chosen
+            .filter(|id| global.device.is_empty() || global.device.iter().any(|wanted| wanted == id.as_str()))
+            .map(|id| boot::port(id, options.clone()))
+            .collect();
+        Ok(Sticks { rack: None, ports, simulation: None })
     }
 
     /// Opens them, at the same time. Fails when none opens.

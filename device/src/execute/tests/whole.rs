@@ -86,6 +86,21 @@ fn a_graph_beyond_all_measure_is_refused_before_it_costs() {
     graph.stages = vec![graph.stages[0].clone(); 1 << 11];
     assert!(Program::prepare(&blob, &graph).err().expect("too long").to_string().contains("operations"));
     let (blob, mut graph) = two_by_two();
+    graph.bss_bytes = 1 << 29;
+    let view = &mut graph.stages[0].buffers[1];
+    (view.location, view.dims, view.strides) = (Location::Bss, vec![1 << 14; 2], vec![2, 1 << 15]);
+    assert!(Program::prepare(&blob, &graph).err().expect("too large").to_string().contains("elements"));
+    // Many stages that each look harmless.
+    for view in &mut graph.stages[0].buffers {
+        (view.dtype, view.location) = (DataType::F16, Location::Bss);
+        (view.dims, view.strides) = (vec![1 << 20], vec![2]);
+    }
+    assert!(Program::prepare(&blob, &graph).is_ok());
+    let mut many = graph.clone();
+    many.stages = vec![many.stages[0].clone(); 200];
+    let refusal = Program::prepare(&blob, &many).err().expect("dims do not fit").to_string();
+    assert!(refusal.contains("dims"), "{refusal}");
+    let (blob, mut graph) = two_by_two();
     graph.const_offset = blob.len() + 1;
     assert!(Program::prepare(&blob, &graph).is_err());
 }

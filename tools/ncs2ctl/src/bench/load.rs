@@ -18,7 +18,7 @@ use ncs2::{Error, ErrorKind, Graph, StickId};
 use crate::tensor::input::Element;
 
 /// More threads cost more than they bring: each can hold several requests in flight.
-const MAX_WORKERS: usize = 16;
+const MAX_WORKERS: usize = 8;
 /// A fleet that refuses this many requests in a row, with a pause between, will not come back.
 const MAX_REFUSALS: u32 = 200;
 /// The pause.

@@ -3,7 +3,7 @@
 use std::fs;
 
 use ncs2::blob::Blob;
-use ncs2::runtime::{FleetConfig, LoadOptions};
+use ncs2::runtime::{FleetConfig, LoadOptions, StickState};
 use ncs2_device::Engine;
 
 use crate::bench::load::Plan;
@@ -14,7 +14,7 @@ use crate::cli::{BenchArgs, Depth, Global};
 use crate::failure::{Failure, Outcome, Result};
 use crate::interrupt::Interrupt;
 use crate::open::Sticks;
-use crate::output::{Output, Style};
+use crate::output::Output;
 use crate::tensor::input::{self, Element};
 
 /// Different inputs that take turns, so that an answer given to the wrong request shows.
@@ -54,10 +54,16 @@ pub fn bench(global: &Global, output: &Output, args: &BenchArgs) -> Result<Outco
     };
     spinner.finish_and_clear();
 
-    let sticks = opened.fleet.stats().sticks.len();
+    let stats = opened.fleet.stats();
+    let sticks = stats.sticks.len();
+    let ready = stats.sticks.iter().filter(|s| s.state == StickState::Ready).count();
     let input = inputs.first().map(|i| i.source.clone()).unwrap_or_default();
-    let plan =
-        Plan { inputs, references, in_flight: sticks * (depth * args.graphs) as usize, rate: args.rate };
+    let plan = Plan {
+        inputs,
+        references,
+        in_flight: ready.max(1) * (depth * args.graphs) as usize,
+        rate: args.rate,
+    };
     let times = Times { warmup: args.warmup, duration: args.duration };
     let measured = measure(&opened.fleet, loaded, plan, times, &interrupt, output)?;
     let paced = opened.paced();
@@ -100,7 +106,7 @@ pub fn bench(global: &Global, output: &Output, args: &BenchArgs) -> Result<Outco
         output.text(&text::report(output, &report, simulation.as_ref()))?;
     }
     if let Some(error) = &measured.tally.error {
-        output.remark(&output.paint(Style::Bad, format!("first error: {error}")));
+        output.remark(&format!("first error: {error}"));
     }
     if measured.gave_up {
         output.remark("no stick takes requests any more; the run ended early");

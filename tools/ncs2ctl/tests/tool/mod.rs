@@ -39,7 +39,8 @@ pub fn run(args: &[&str]) -> Ran {
     };
     assert!(!ran.stdout.contains('\x1b') && !ran.stderr.contains('\x1b'), "{args:?}: ANSI");
     if !args.contains(&"--json") && !args.contains(&"man") && !args.contains(&"completions") {
-        for line in ran.stdout.lines() {
+        // A path is as long as it is, and is not broken.
+        for line in ran.stdout.lines().filter(|line| !line.contains('/')) {
             assert!(line.chars().count() <= 120, "{args:?}: {} columns: {line}", line.chars().count());
         }
     }
