@@ -171,8 +171,10 @@ fn batches_and_normalisation_are_right() {
     let check = [&sim[..], &[text(&tiny), &blob, "--random", "4"]].concat();
     let with = ["--compiled-mean", mean, "--compiled-scale", scale];
     setup.json(0, &[&check[..], &with].concat());
-    // The model without them is another network: the check would notice.
-    setup.json(1, &check);
+    // The model without them is another network: the check notices, and that it differs from the first layer on.
+    let d = setup.json(1, &check);
+    let said = d["first_difference"].as_str().unwrap_or_default();
+    assert!(said.contains("the first that differs is conv_3 (Conv)"), "{d}");
 }
 
 #[test]

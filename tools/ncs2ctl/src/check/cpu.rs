@@ -9,15 +9,20 @@ use ncs2::reference::{CpuModel, Network, Port, Source};
 use crate::failure::{Failure, Result};
 use crate::tensor::{Values, layout, shape_text};
 
-/// A model that answers for a blob.
-pub struct Reference {
+/// A model that takes what a blob takes.
+pub struct Feed {
     model: CpuModel,
     /// For each input of the model: the blob's.
     inputs: Vec<usize>,
-    /// For each output of the blob: the model's.
-    outputs: Vec<usize>,
     /// Runs of the model for one call of the blob.
     runs: usize,
+}
+
+/// A model that answers for a blob.
+pub struct Reference {
+    feed: Feed,
+    /// For each output of the blob: the model's.
+    outputs: Vec<usize>,
 }
 
 /// The dimensions of a whole call: the batch in place of a leading one, else before it.
@@ -31,9 +36,9 @@ fn whole_shape(tensor: &IoTensor, batch: usize) -> Vec<usize> {
     shape
 }
 
-impl Reference {
-    /// Reads the model, which OpenVINO does, and finds out which of its tensors is which of the blob's.
-    pub fn read(path: &Path, source: Source<'_>, graph: &Graph) -> Result<Self> {
+impl Feed {
+    /// Reads the model, which OpenVINO does, and finds out which of its inputs is which of the blob's.
+    pub fn open(path: &Path, source: Source<'_>, graph: &Graph) -> Result<Self> {
         let network = Network::read(source)?;
         let batch = graph.batch.max(1) as usize;
         let inputs = network
@@ -69,7 +74,47 @@ impl Reference {
             }
             runs = Some(gives / takes);
         }
-        let ports = model.outputs();
+        Ok(Feed { model, inputs, runs: runs.unwrap_or(1) })
+    }
+
+    /// Runs of the model for one call of the blob: a model of batch 1 runs for each element of the blob's batch.
+    pub fn runs(&self) -> usize {
+        self.runs
+    }
+
+    /// Every output of the model, by name, for one input element of the blob.
+    pub fn infer(&mut self, graph: &Graph, element: &[u8]) -> Result<Vec<(String, Vec<f64>)>> {
+        let batch = graph.batch.max(1) as usize;
+        let fed: Vec<Vec<f64>> = graph
+            .inputs
+            .iter()
+            .map(|t| {
+                let packed = (0..batch).flat_map(|b| layout::gather(t, &element[t.offset + b * t.bytes()..]));
+                Values::decode(t.dtype, &packed.collect::<Vec<u8>>()).to_f64()
+            })
+            .collect();
+        let mut answers: Vec<(String, Vec<f64>)> =
+            self.model.outputs().iter().map(|port| (port.name.clone(), Vec::new())).collect();
+        for run in 0..self.runs {
+            let part = |index: &usize| {
+                let values = &fed[*index];
+                let size = values.len() / self.runs;
+                &values[run * size..(run + 1) * size]
+            };
+            let inputs: Vec<&[f64]> = self.inputs.iter().map(part).collect();
+            for ((_, answer), mut given) in answers.iter_mut().zip(self.model.infer(&inputs)?) {
+                answer.append(&mut given);
+            }
+        }
+        Ok(answers)
+    }
+}
+
+impl Reference {
+    /// A model whose outputs are the blob's.
+    pub fn read(path: &Path, source: Source<'_>, graph: &Graph) -> Result<Self> {
+        let feed = Feed::open(path, source, graph)?;
+        let ports = feed.model.outputs();
         let outputs = graph
             .outputs
             .iter()
@@ -82,37 +127,22 @@ impl Reference {
                 })
             })
             .collect::<Result<Vec<usize>>>()?;
-        Ok(Reference { model, inputs, outputs, runs: runs.unwrap_or(1) })
+        Ok(Reference { feed, outputs })
     }
 
     /// What the model answers to one input element of the blob: the values of each of the blob's outputs.
     pub fn infer(&mut self, graph: &Graph, element: &[u8]) -> Result<Vec<Vec<f64>>> {
         let batch = graph.batch.max(1) as usize;
-        let fed: Vec<Vec<f64>> = graph
-            .inputs
-            .iter()
-            .map(|t| {
-                let packed = (0..batch).flat_map(|b| layout::gather(t, &element[t.offset + b * t.bytes()..]));
-                Values::decode(t.dtype, &packed.collect::<Vec<u8>>()).to_f64()
-            })
-            .collect();
-        let mut answers = vec![Vec::new(); self.outputs.len()];
-        for run in 0..self.runs {
-            let part = |index: &usize| {
-                let values = &fed[*index];
-                let size = values.len() / self.runs;
-                &values[run * size..(run + 1) * size]
-            };
-            let inputs: Vec<&[f64]> = self.inputs.iter().map(part).collect();
-            let given = self.model.infer(&inputs)?;
-            for (answer, &index) in answers.iter_mut().zip(&self.outputs) {
-                answer.extend_from_slice(&given[index]);
-            }
-        }
-        for (tensor, answer) in graph.outputs.iter().zip(&answers) {
-            let expected = layout::elements(tensor) * batch;
-            if answer.len() != expected {
-                return Err(Failure::new(
+        let given = self.feed.infer(graph, element)?;
+        let pairs = graph.outputs.iter().zip(&self.outputs);
+        pairs
+            .map(|(tensor, &index)| {
+                let answer = given[index].1.clone();
+                let expected = layout::elements(tensor) * batch;
+                if answer.len() == expected {
+                    return Ok(answer);
+                }
+                Err(Failure::new(
                     ErrorKind::InvalidInput,
                     format!(
                         "output {}: the blob gives {expected} values, the model {}",
@@ -120,10 +150,9 @@ impl Reference {
                         answer.len()
                     ),
                     "check that the blob was compiled from this model",
-                ));
-            }
-        }
-        Ok(answers)
+                ))
+            })
+            .collect()
     }
 }
 

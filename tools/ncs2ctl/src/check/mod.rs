@@ -4,5 +4,7 @@ mod score;
 
 #[cfg(feature = "openvino")]
 pub mod cpu;
+#[cfg(feature = "openvino")]
+pub mod trace;
 
 pub use score::Score;

@@ -72,10 +72,9 @@ impl Score {
     /// Adds an inference; both lists are as long, and whole batches.
     pub fn add(&mut self, found: &[f64], reference: &[f64]) {
         let d = compare(found, reference, self.tolerance);
-        // NaN stays: once a value was no number, the largest difference is none.
-        if !(self.max_error >= d.max_error) {
-            self.max_error = if self.max_error.is_nan() { f64::NAN } else { d.max_error };
-        }
+        // NaN stays: once a value was no number, the largest difference is none. `max` alone would forget it.
+        let no_number = self.max_error.is_nan() || d.max_error.is_nan();
+        self.max_error = if no_number { f64::NAN } else { self.max_error.max(d.max_error) };
         self.max_reference = self.max_reference.max(d.max_reference);
         self.allowed = self.allowed.min(d.allowed);
         self.beyond += usize::from(!d.pass);

@@ -82,6 +82,9 @@ struct Body {
     interrupted: bool,
     pass: bool,
     outputs: Vec<Row>,
+    /// Executed on this CPU as a virtual stick does, where an output is beyond the tolerance.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    first_difference: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     first_overflow: Option<String>,
 }
@@ -115,7 +118,15 @@ enum Expected {
     /// From files: per inference, per output, where there is one.
     Files(Vec<Vec<Option<Vec<f64>>>>),
     #[cfg(feature = "openvino")]
-    Cpu(Box<crate::check::cpu::Reference>),
+    Cpu(Box<Cpu>),
+}
+
+#[cfg(feature = "openvino")]
+struct Cpu {
+    reference: crate::check::cpu::Reference,
+    path: PathBuf,
+    /// The model as it was read, where it can be looked into.
+    onnx: Option<(Vec<u8>, crate::onnx::Model)>,
 }
 
 /// Compares the answers of sticks with references; exit 1 beyond the tolerance.
@@ -142,7 +153,7 @@ pub fn check(global: &Global, output: &Output, args: &CheckArgs) -> Result<Outco
         graph.outputs.iter().map(|t| Score::new(&layout::shape(t), args.tolerance)).collect();
     let mut flying: VecDeque<(usize, Ticket)> = VecDeque::new();
     let mut waiting = inputs.iter().enumerate();
-    let (mut done, mut not_finite) = (0, None);
+    let (mut done, mut not_finite, mut first_beyond) = (0, None, None);
     loop {
         while flying.len() < in_flight && !interrupt.is_pressed() {
             let Some((n, element)) = waiting.next() else { break };
@@ -162,6 +173,9 @@ pub fn check(global: &Global, output: &Output, args: &CheckArgs) -> Result<Outco
                 not_finite.get_or_insert(n);
             }
             scores[index].add(&found, &reference);
+            if scores[index].beyond > 0 {
+                first_beyond.get_or_insert(n);
+            }
         }
         done += 1;
     }
@@ -185,6 +199,10 @@ pub fn check(global: &Global, output: &Output, args: &CheckArgs) -> Result<Outco
         interrupted: interrupt.is_pressed(),
         pass: !rows.is_empty() && rows.iter().all(|row| row.pass),
         outputs: rows,
+        first_difference: match first_beyond {
+            Some(n) => expected.first_difference(&blob, &inputs[n], args.tolerance)?,
+            None => None,
+        },
         first_overflow: not_finite.and_then(|n| first_overflow(&blob, &inputs[n])),
     };
     if output.is_json() {
@@ -201,11 +219,34 @@ impl Expected {
         match self {
             Expected::Files(files) => Ok(files.get(n).cloned().unwrap_or_default()),
             #[cfg(feature = "openvino")]
-            Expected::Cpu(cpu) => Ok(cpu.infer(graph, &element.bytes)?.into_iter().map(Some).collect()),
-            #[cfg(not(feature = "openvino"))]
-            #[allow(unreachable_patterns, reason = "names what the other build uses")]
-            _ => unreachable!("{graph:?} {element:?}"),
+            Expected::Cpu(cpu) => {
+                Ok(cpu.reference.infer(graph, &element.bytes)?.into_iter().map(Some).collect())
+            }
         }
+    }
+
+    /// The first layer that differs, where the reference can be looked into.
+    #[cfg(feature = "openvino")]
+    fn first_difference(
+        &self,
+        blob: &Blob,
+        element: &Element,
+        tolerance: Tolerance,
+    ) -> Result<Option<String>> {
+        let Expected::Cpu(cpu) = self else { return Ok(None) };
+        let Some((bytes, model)) = &cpu.onnx else { return Ok(None) };
+        // An absolute tolerance is for the outputs; inside, values are of all sizes.
+        let share = match tolerance {
+            Tolerance::Share(share) => share,
+            Tolerance::Absolute(_) => 0.01,
+        };
+        let trace = crate::check::trace::trace(&cpu.path, bytes, model, blob, &element.bytes, share)?;
+        Ok(trace.map(|trace| trace.text()))
+    }
+
+    #[cfg(not(feature = "openvino"))]
+    fn first_difference(&self, _: &Blob, _: &Element, _: Tolerance) -> Result<Option<String>> {
+        Ok(None)
     }
 }
 
@@ -281,7 +322,12 @@ fn cpu(args: &CheckArgs, model: &Path, graph: &Graph) -> Result<(Expected, Strin
         None => ncs2::reference::Source::File(model),
     };
     let reference = Reference::read(model, from, graph)?;
-    Ok((Expected::Cpu(Box::new(reference)), format!("OpenVINO {} on the CPU, FP32", ready.version)))
+    let onnx = match &changed {
+        Some(bytes) => crate::onnx::Model::parse(bytes).ok().map(|model| (bytes.clone(), model)),
+        None => source.alone().map(|(bytes, model)| (bytes.to_vec(), model.clone())),
+    };
+    let cpu = Cpu { reference, path: model.to_path_buf(), onnx };
+    Ok((Expected::Cpu(Box::new(cpu)), format!("OpenVINO {} on the CPU, FP32", ready.version)))
 }
 
 #[cfg(not(feature = "openvino"))]
@@ -415,6 +461,10 @@ fn text(output: &Output, body: &Body, simulation: Option<&Simulation>) -> String
             "  input {}: best is {}, of the reference {}\n",
             miss.input, miss.found, miss.reference
         ));
+    }
+    if let Some(layer) = &body.first_difference {
+        let layer = crate::output::wrap(&format!("  executed here: {layer}"), output.width(), "    ");
+        text.push_str(&format!("  {}\n", layer.trim_start()));
     }
     if let Some(stage) = &body.first_overflow {
         text.push_str(&format!(

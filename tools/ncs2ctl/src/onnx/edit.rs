@@ -146,6 +146,22 @@ pub fn stand_in(bytes: &[u8], output: &str) -> Option<Vec<u8>> {
     edited.ok().filter(|_| found)
 }
 
+/// Makes outputs of these tensors too, so that their values can be looked at.
+pub fn expose(bytes: &[u8], names: &[&str]) -> Result<Vec<u8>, Damaged> {
+    edit_graph(bytes, |graph| {
+        let mut have = HashSet::new();
+        for output in graph.messages(field::graph::OUTPUT) {
+            have.insert(output?.string(field::value::NAME));
+        }
+        for name in names.iter().filter(|name| !have.contains(**name)) {
+            let mut value = Message::default();
+            value.push_bytes(field::value::NAME, *name);
+            graph.push(field::graph::OUTPUT, &value);
+        }
+        Ok(())
+    })
+}
+
 /// Channels of an input of N×C×H×W floats.
 fn picture_channels(input: &Tensor) -> Result<usize, String> {
     let channels = match input.dims.as_deref() {
@@ -220,6 +236,16 @@ mod tests {
         let path = format!("{}/../../tests/data/onnx/mlp.onnx", env!("CARGO_MANIFEST_DIR"));
         let mlp = std::fs::read(path).expect("committed");
         assert!(normalise(&mlp, &[1.0], &[]).is_err_and(|e| e.contains("1x784")));
+    }
+
+    #[test]
+    fn exposed_tensors_are_outputs_once() {
+        let bytes = tiny();
+        let model = Model::parse(&bytes).expect("a model");
+        let names: Vec<&str> = model.nodes.iter().map(|n| n.outputs[0].as_str()).collect();
+        let exposed = Model::parse(&expose(&bytes, &names).expect("a model")).expect("a model");
+        assert_eq!(exposed.outputs.len(), names.len(), "the model's own output is one of them");
+        assert_eq!(exposed.nodes, model.nodes);
     }
 
     #[test]

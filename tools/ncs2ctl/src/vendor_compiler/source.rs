@@ -210,6 +210,14 @@ impl Source {
         }
     }
 
+    /// The file's own bytes, where the model is ONNX and keeps everything in itself.
+    pub fn alone(&self) -> Option<(&[u8], &Model)> {
+        self.onnx
+            .as_ref()
+            .filter(|model| model.external.is_empty())
+            .map(|model| (self.bytes.as_slice(), model))
+    }
+
     /// Everything that the blob depends on, for the cache.
     pub fn parts<'a>(&'a self, ready: &'a Ready) -> Vec<&'a [u8]> {
         let model = ready.changed.as_deref().unwrap_or(&self.bytes);

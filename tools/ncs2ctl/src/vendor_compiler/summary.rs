@@ -129,7 +129,7 @@ mod tests {
 
     fn blob(name: &str) -> Summary {
         let path = format!("{}/../../tests/data/models/{name}.blob", env!("CARGO_MANIFEST_DIR"));
-        summarise(&Blob::open(path.as_ref()).expect("committed"))
+        summarise(&Blob::open(std::path::Path::new(&path)).expect("committed"))
     }
 
     #[test]
