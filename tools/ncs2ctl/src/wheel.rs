@@ -152,6 +152,7 @@ impl Wheel {
     }
 
     /// Names of the files in `folder` of the wheel, without those in folders below.
+    #[cfg(feature = "openvino")]
     pub fn names_in(&self, folder: &str) -> Vec<String> {
         let inside = |name: &String| {
             let name = name.strip_prefix(folder)?.strip_prefix('/')?;

@@ -193,6 +193,7 @@ impl Source {
     }
 
     /// The model with mean and scale in front, for a reference; `None` where nothing is asked for. Shapes stay open.
+    #[cfg(feature = "openvino")]
     pub fn normalised(&self, changes: &Changes<'_>) -> Result<Option<Vec<u8>>> {
         if changes.mean.is_empty() && changes.scale.is_empty() {
             return Ok(None);
@@ -211,6 +212,7 @@ impl Source {
     }
 
     /// The file's own bytes, where the model is ONNX and keeps everything in itself.
+    #[cfg(feature = "openvino")]
     pub fn alone(&self) -> Option<(&[u8], &Model)> {
         self.onnx
             .as_ref()
