@@ -9,6 +9,7 @@ mod config;
 mod cost;
 pub mod execute;
 mod executors;
+pub mod face;
 mod fifo;
 mod firmware;
 pub mod gemm;

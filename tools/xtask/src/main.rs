@@ -8,6 +8,7 @@ mod native;
 mod openvino;
 mod run;
 mod test;
+mod vm_test;
 
 use std::process::ExitCode;
 
@@ -20,6 +21,7 @@ Usage: cargo xtask <COMMAND>
   test          fmt, clippy, docs, and every test; what .ci/run calls
   openvino-test the vendor's compiler and OpenVINO's CPU, fetched by pip: compile, run, check
   models DIR    parses, counts, executes and checks every blob of a folder
+  vm-test       USB tests on a stock kernel in QEMU, against virtual sticks: [usbredir|serial|vhci] [TEST…]
 
 Exit codes: 0 ok, 1 a check failed, 2 something that is needed is missing, 64 usage.";
 
@@ -41,6 +43,7 @@ fn main() -> ExitCode {
         ["demo"] => demo::run(),
         ["test"] => test::run(),
         ["openvino-test"] => openvino::run(),
+        ["vm-test", rest @ ..] => vm_test::run(rest),
         ["models", dir] => models::run(dir),
         ["models"] => {
             Err(Stop::Usage("models: name the folder, as in `cargo xtask models ../models`".into()))
