@@ -51,6 +51,8 @@ mod id;
 pub mod pipeline;
 #[doc(hidden)]
 pub mod pool;
+#[cfg(feature = "openvino")]
+pub mod reference;
 pub mod runtime;
 pub mod sched;
 pub mod stats;

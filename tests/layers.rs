@@ -23,6 +23,8 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     // Of transport the value types alone (below); of wire what travels in events.
     ("pipeline", &["stick", "cache", "pool", "convert", "error", "stats", "clock", "wire", "transport"]),
     ("topology", &["error"]),
+    // The same network on the CPU: knows models and their tensors, nothing of sticks.
+    ("reference", &["error"]),
 ];
 /// What the package `ncs2-device` may import of `ncs2`.
 const DEVICE_MAY_IMPORT: &[&str] = &["wire", "blob", "clock", "transport", "error", "id"];

@@ -206,6 +206,13 @@ Examples:
     Run(Box<RunArgs>),
     /// Measures speed, latency and share of peak
     Bench(Box<BenchArgs>),
+    /// Compiles a model for the stick with the vendor's compiler; needs no stick
+    Compile(Box<crate::cmd::compile::CompileArgs>),
+    /// Compares answers of the sticks with the model on the CPU
+    Check(Box<crate::cmd::check::CheckArgs>),
+    /// Sets up what some commands need
+    #[command(subcommand_required = true, arg_required_else_help = true)]
+    Setup(crate::cmd::setup::SetupArgs),
     /// Prints completions for a shell
     #[command(after_help = "\
 Examples:

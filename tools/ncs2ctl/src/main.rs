@@ -2,14 +2,22 @@
 //!
 //! `cli` says what may be asked, `open` turns it into sticks, `cmd` does it, `output` writes it.
 
+mod aside;
 mod bench;
+mod check;
 mod cli;
 mod cmd;
 mod failure;
+mod folders;
 mod interrupt;
+mod onnx;
 mod open;
 mod output;
+#[cfg(feature = "openvino")]
+mod reference_libraries;
 mod tensor;
+mod vendor_compiler;
+mod wheel;
 
 use std::ffi::OsString;
 use std::io::{self, IsTerminal};
@@ -38,6 +46,9 @@ fn main() -> ExitCode {
         }
         Command::Run(args) => cmd::run::run(&cli.global, &output, args),
         Command::Bench(args) => cmd::bench::bench(&cli.global, &output, args),
+        Command::Compile(args) => cmd::compile::compile(&cli.global, &output, args),
+        Command::Check(args) => cmd::check::check(&cli.global, &output, args),
+        Command::Setup(args) => cmd::setup::setup(&cli.global, &output, args),
         Command::Completions { shell } => cmd::completions::completions(&output, *shell),
         Command::Man { output: folder } => cmd::man::man(&output, folder.as_deref()),
     };
@@ -56,6 +67,9 @@ impl Command {
             Command::Blob { command: BlobCommand::Info { .. } } => "blob-info",
             Command::Run(_) => "run",
             Command::Bench(_) => "bench",
+            Command::Compile(_) => "compile",
+            Command::Check(_) => "check",
+            Command::Setup(_) => "setup",
             Command::Completions { .. } => "completions",
             Command::Man { .. } => "man",
         }

@@ -2,8 +2,11 @@
 
 pub mod bench;
 pub mod blob;
+pub mod check;
+pub mod compile;
 pub mod completions;
 pub mod info;
 pub mod list;
 pub mod man;
 pub mod run;
+pub mod setup;
