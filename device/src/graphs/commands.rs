@@ -12,6 +12,7 @@ use super::runs::fits;
 use super::{GraphState, Graphs, LoadedGraph, Step};
 use crate::behaviour::TriggerStatus;
 use crate::blob_header::BlobHeader;
+use crate::executors::Chip;
 use crate::fifo::Fifo;
 use crate::link::{Body, Link, Slot};
 use crate::run::Progress;
@@ -237,7 +238,7 @@ impl Graphs {
                 .min(speed.max_executors);
             graph.executors = executors.clamp(1, side_by_side.max(1));
             let bytes = prepared.file_bytes as u64 + prepared.bss_bytes as u64 * u64::from(graph.executors);
-            let dram = speed.dram_bytes_per_s * speed.dram_efficiency / 1e9;
+            let dram = Chip::new(speed).dram_bytes_per_ns;
             graph.stage_ns.extend(prepared.cost.solo_ns(dram).map(|ns| ns as f32));
             graph.total_ns =
                 prepared.cost.trigger_ns + graph.stage_ns.iter().map(|&ns| f64::from(ns)).sum::<f64>();

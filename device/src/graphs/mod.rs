@@ -16,7 +16,7 @@ use ncs2::wire::{FIFO_GOODBYE, FifoDirection, GraphCommand, StreamName, WireErro
 use crate::Timing;
 use crate::blob_header::BlobHeader;
 use crate::config::Config;
-use crate::executors::Executors;
+use crate::executors::{Chip, Executors};
 use crate::fifo::{Element, Fifo};
 use crate::link::{Link, Slot};
 use crate::memory::Ledger;
@@ -110,7 +110,7 @@ impl Graphs {
             runs: VecDeque::new(),
             next_run: 1,
             ledger: Ledger::new(config.profile.usable_bytes()),
-            executors: Executors::new(speed.dram_bytes_per_s * speed.dram_efficiency / 1e9),
+            executors: Executors::new(Chip::new(speed)),
             work: VecDeque::new(),
             prepared: None,
             hold_results: false,
