@@ -19,12 +19,9 @@ impl StageLoad {
     fn cost(&self, speed: &Speed) -> StageCost {
         let nce_ns = self.nce_macs / speed.nce_macs_per_s * 1e9;
         let shave_ns = self.shave_elements / speed.shave_elements_per_s * 1e9;
-        StageCost {
-            fixed_ns: speed.stage_us * 1e3,
-            work_ns: nce_ns.max(shave_ns),
-            bytes: self.bytes,
-            on_nce: self.nce_macs > 0.0,
-        }
+        let on_nce = self.nce_macs > 0.0;
+        let fixed_us = if on_nce { speed.nce_stage_us } else { speed.stage_us };
+        StageCost { fixed_ns: fixed_us * 1e3, work_ns: nce_ns.max(shave_ns), bytes: self.bytes, on_nce }
     }
 }
 

@@ -10,6 +10,7 @@ mod config;
 mod cost;
 pub mod execute;
 mod executors;
+mod fault_plan;
 mod fifo;
 mod firmware;
 pub mod gemm;
@@ -30,6 +31,7 @@ use std::time::Duration;
 
 pub use behaviour::{Behaviour, InputRelease, RefusedInput, TriggerStatus, ZeroLength};
 pub use config::Config;
+pub use fault_plan::{FaultKind, FaultPlan, PlannedFault, Script, Way};
 pub use hub::Hub;
 pub use link::Violations;
 pub use profile::{Boot, HeatLaw, HubShare, LinkSpeed, Memory, Profile, Speed, ThrottleLaw};
@@ -71,6 +73,8 @@ pub struct RackOptions {
     pub timing: Timing,
     /// Seed of everything that is drawn by chance.
     pub seed: u64,
+    /// What goes wrong, and when.
+    pub faults: Option<FaultPlan>,
 }
 
 impl Default for RackOptions {
@@ -81,6 +85,7 @@ impl Default for RackOptions {
             engine: Engine::Execute,
             timing: Timing::Model,
             seed: 0,
+            faults: None,
         }
     }
 }

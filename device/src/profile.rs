@@ -105,8 +105,10 @@ pub struct Speed {
     pub dram_bytes_per_s: f64,
     /// Share of the peak that is reached, 0 to 1.
     pub dram_efficiency: f64,
-    /// Fixed cost of a stage.
+    /// Fixed cost of a software stage.
     pub stage_us: f64,
+    /// Fixed cost of an NCE stage.
+    pub nce_stage_us: f64,
     /// Elements of a software stage on one SHAVE.
     pub shave_elements_per_s: f64,
     /// Fixed cost of an inference.
@@ -262,6 +264,7 @@ impl Profile {
             ("timing.dram_bytes_per_s", t.dram_bytes_per_s, 1.0, HUGE),
             ("timing.dram_efficiency", t.dram_efficiency, TINY, 1.0),
             ("timing.stage_us", t.stage_us, 0.0, 1e9),
+            ("timing.nce_stage_us", t.nce_stage_us, 0.0, 1e9),
             ("timing.shave_elements_per_s", t.shave_elements_per_s, 1.0, HUGE),
             ("timing.trigger_us", t.trigger_us, 0.0, 1e9),
             ("heat.ambient_c", h.ambient_c, -55.0, 150.0),
@@ -375,7 +378,7 @@ mod tests {
     #[test]
     fn a_bad_profile_names_file_and_field() {
         for (from, to, word) in [
-            ("stage_us = 100.0", "stage_us = -1.0", "timing.stage_us"),
+            ("\nstage_us = 144.0", "\nstage_us = -1.0", "timing.stage_us"),
             ("[heat]", "[heath]", "heath"),
             ("input_release = \"end\"", "input_release = \"never\"", "never"),
             ("watchdog_s = 12.0", "watchdog_s = nan", "firmware.watchdog_s"),
