@@ -103,7 +103,8 @@ fn answers_are_right_under_every_pair_of_unknowns() {
                     })
                     .collect();
                 for (i, mut ticket) in tickets.into_iter().enumerate() {
-                    let answer = ticket.wait_timeout(LONG).unwrap_or_else(|e| panic!("{text}{ordering:?}: {e}"));
+                    let answer =
+                        ticket.wait_timeout(LONG).unwrap_or_else(|e| panic!("{text}{ordering:?}: {e}"));
                     let answer = answer.unwrap_or_else(|| panic!("{text}{ordering:?}: no answer"));
                     let expected = hash_of(&blob, &unique_input(&blob, i as u64));
                     assert!(answer.bytes() == expected, "{text}{ordering:?}: wrong answer");

@@ -76,7 +76,8 @@ struct Network {
 
 impl Network {
     fn cost(&self, speed: &Speed) -> Arc<GraphCost> {
-        let load = |&[nce_macs, shave_elements, bytes]: &[f64; 3]| StageLoad { nce_macs, shave_elements, bytes };
+        let load =
+            |&[nce_macs, shave_elements, bytes]: &[f64; 3]| StageLoad { nce_macs, shave_elements, bytes };
         let loads: Vec<_> = self.stages.iter().map(load).collect();
         Arc::new(GraphCost::of_loads(&loads, (self.batch, self.shaves, self.cmx_slices), speed))
     }
@@ -137,7 +138,9 @@ impl Bench {
         let bad = |e: toml::de::Error| Error::new(ErrorKind::InvalidInput, "calibrate").detail(e.to_string());
         let mut networks: Networks = toml::from_str(NETWORKS).map_err(bad)?;
         let published: Published = toml::from_str(PUBLISHED).map_err(bad)?;
-        if let Some(f) = published.figure.iter().find(|f| !networks.network.iter().any(|n| n.name == f.network)) {
+        if let Some(f) =
+            published.figure.iter().find(|f| !networks.network.iter().any(|n| n.name == f.network))
+        {
             let why = format!("{}: a figure is published, and the table has no such network", f.network);
             return Err(Error::new(ErrorKind::NotFound, "calibrate").detail(why));
         }
@@ -295,7 +298,13 @@ fn fit_without(bench: &Bench, start: &Speed, without: Option<usize>, seed: u64) 
                 let mut next = here;
                 for (i, (field, low, high)) in FITTED.into_iter().enumerate() {
                     let step = match axis.checked_sub(FITTED.len()) {
-                        None if i == axis => if random.normal() < 0.0 { -width } else { width },
+                        None if i == axis => {
+                            if random.normal() < 0.0 {
+                                -width
+                            } else {
+                                width
+                            }
+                        }
                         None => 0.0,
                         Some(_) => width * random.normal(),
                     };
@@ -360,7 +369,12 @@ pub fn table(rows: &[Row]) -> String {
         let _ = writeln!(
             text,
             "| {} | {} | {} {} | {:.1} | {:+.0} % | {left_out} |",
-            row.name, row.trust, row.published, row.unit, row.predicted, row.error() * 100.0
+            row.name,
+            row.trust,
+            row.published,
+            row.unit,
+            row.predicted,
+            row.error() * 100.0
         );
     }
     let (median, worst) = spread(rows.iter().map(Row::error));
@@ -379,7 +393,11 @@ pub fn summary(name: &str, blob: &[u8]) -> Result<String> {
         .map_err(|e| Error::new(ErrorKind::InvalidBlob, "summarise a blob").detail(format!("{name}: {e}")))?;
     let mut text = format!(
         "\n[[network]]\nname = \"{name}\"\nbatch = {}\nshaves = {}\ncmx_slices = {}\ninput_bytes = {}\noutput_bytes = {}\nstages = [\n",
-        graph.batch.max(1), graph.shaves, graph.cmx_slices, graph.input_bytes, graph.output_bytes
+        graph.batch.max(1),
+        graph.shaves,
+        graph.cmx_slices,
+        graph.input_bytes,
+        graph.output_bytes
     );
     for load in stage_loads(&graph, blob) {
         let _ = writeln!(text, "  [{}, {:.1}, {}],", load.nce_macs, load.shave_elements, load.bytes);

@@ -335,7 +335,12 @@ mod tests {
     }
 
     fn cost(stages: &[(f64, f64, f64)]) -> Arc<GraphCost> {
-        let stages = stages.iter().map(|&(fixed_ns, work_ns, bytes)| StageCost { fixed_ns, work_ns, bytes, on_nce: false });
+        let stages = stages.iter().map(|&(fixed_ns, work_ns, bytes)| StageCost {
+            fixed_ns,
+            work_ns,
+            bytes,
+            on_nce: false,
+        });
         Arc::new(GraphCost { stages: stages.collect(), batch: 1, shaves: 4, cmx_slices: 4, trigger_ns: 0.0 })
     }
 

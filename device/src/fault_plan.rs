@@ -238,8 +238,11 @@ impl FaultPlan {
                 _ => Ok(()),
             };
             fault.check().and(unknown).map_err(|why| {
-                Error::new(ErrorKind::InvalidInput, "load fault plan")
-                    .detail(format!("{name}: fault {} ({:?}): {why}", i + 1, fault.kind))
+                Error::new(ErrorKind::InvalidInput, "load fault plan").detail(format!(
+                    "{name}: fault {} ({:?}): {why}",
+                    i + 1,
+                    fault.kind
+                ))
             })?;
         }
         Ok(())
@@ -389,15 +392,15 @@ mod tests {
             let error = FaultPlan::parse("plan.toml", text).expect_err(text).to_string();
             assert!(error.contains("plan.toml") && error.contains(word), "{error}");
         }
-        let plan = FaultPlan::parse("p", "[[fault]]\nkind = \"hang\"\nnth = 1\nstick = \"sim3\"").expect("good");
+        let plan =
+            FaultPlan::parse("p", "[[fault]]\nkind = \"hang\"\nnth = 1\nstick = \"sim3\"").expect("good");
         assert!(plan.check("p", Some(4)).is_ok());
         assert!(plan.check("p", Some(3)).expect_err("three").to_string().contains("sim3"));
     }
 
     #[test]
     fn the_same_seed_strikes_the_same_commands() {
-        let plan =
-            FaultPlan::parse("p", "[[fault]]\nkind = \"no-output\"\nchance = 0.2").expect("good");
+        let plan = FaultPlan::parse("p", "[[fault]]\nkind = \"no-output\"\nchance = 0.2").expect("good");
         let strikes = |n: usize, seed: u64| -> Vec<bool> {
             let script = plan.script(n, seed, Instant::ZERO);
             (0..200).map(|_| script.strike(Point::Trigger).is_some()).collect()

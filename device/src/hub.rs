@@ -37,7 +37,10 @@ impl Hub {
             ns_per_byte: if hub.bytes_per_s > 0.0 { 1e9 / hub.bytes_per_s } else { 0.0 },
             coupling: hub.coupling,
             ambient_c: profile.heat.ambient_c,
-            state: Mutex::new(State { free: [Instant::ZERO; 2], celsius: vec![profile.heat.ambient_c; sticks] }),
+            state: Mutex::new(State {
+                free: [Instant::ZERO; 2],
+                celsius: vec![profile.heat.ambient_c; sticks],
+            }),
         })
     }
 

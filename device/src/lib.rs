@@ -1,5 +1,7 @@
 //! A virtual Neural Compute Stick 2: it boots, speaks the protocol, executes compiled graphs, takes time, heats up and
 //! breaks. Everything that comes from it is `simulated`.
+#![doc = "\n"]
+#![doc = include_str!("../../docs/virtual-stick.md")]
 
 mod bay;
 mod behaviour;

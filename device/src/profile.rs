@@ -202,7 +202,8 @@ impl Profile {
                 let mut layers = vec![(toml::from_str(known).map_err(|e| bad(one_line(&e)))?, known)];
                 layers.push((own, text));
                 for (layer, text) in layers {
-                    overlay(&mut whole, layer, text).map_err(|(line, why)| bad(format!("line {line}: {why}")))?;
+                    overlay(&mut whole, layer, text)
+                        .map_err(|(line, why)| bad(format!("line {line}: {why}")))?;
                 }
                 whole.try_into().map_err(|e: toml::de::Error| bad(one_line(&e)))?
             }
@@ -300,13 +301,20 @@ fn built_in(name: &str) -> Option<&'static str> {
 }
 
 /// Sets in `whole` what `layer` says. `text` is where it comes from; errors name its line.
-fn overlay(whole: &mut toml::Table, layer: toml::Table, text: &str) -> std::result::Result<(), (usize, String)> {
+fn overlay(
+    whole: &mut toml::Table,
+    layer: toml::Table,
+    text: &str,
+) -> std::result::Result<(), (usize, String)> {
     for (section, values) in layer {
         if section == "base" {
             continue;
         }
         let toml::Value::Table(values) = values else {
-            return Err((line_of(text, "", &section), format!("unknown key `{section}` outside of a section")));
+            return Err((
+                line_of(text, "", &section),
+                format!("unknown key `{section}` outside of a section"),
+            ));
         };
         if !whole.get(&section).is_some_and(toml::Value::is_table) {
             let sections = whole.keys().cloned().collect::<Vec<_>>().join(", ");
@@ -337,7 +345,12 @@ fn overlay(whole: &mut toml::Table, layer: toml::Table, text: &str) -> std::resu
 }
 
 fn section_line(text: &str, section: &str) -> usize {
-    let head = |line: &str| line.trim().strip_prefix('[').and_then(|l| l.split_once(']')).is_some_and(|(s, _)| s.trim() == section);
+    let head = |line: &str| {
+        line.trim()
+            .strip_prefix('[')
+            .and_then(|l| l.split_once(']'))
+            .is_some_and(|(s, _)| s.trim() == section)
+    };
     text.lines().position(head).map_or(0, |i| i + 1)
 }
 

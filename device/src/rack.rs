@@ -23,7 +23,8 @@ use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, epoll, eventfd, p
 
 use crate::bay::Bay;
 use crate::{
-    Config, FaultPlan, Faults, Hub, Identity, PreparedCache, Profile, RackOptions, VirtualStats, VirtualStick, Work,
+    Config, FaultPlan, Faults, Hub, Identity, PreparedCache, Profile, RackOptions, VirtualStats,
+    VirtualStick, Work,
 };
 
 /// Threads that prepare and execute graphs. One stage of the execute engine uses all cores already; the second lets a

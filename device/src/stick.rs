@@ -398,7 +398,8 @@ impl VirtualStick {
                 Identity::Unbooted
             }
             Next::Booted { watchdog } => {
-                let mut firmware = Firmware::new(Arc::clone(&self.config), self.epoch, watchdog, self.hub.clone(), now);
+                let mut firmware =
+                    Firmware::new(Arc::clone(&self.config), self.epoch, watchdog, self.hub.clone(), now);
                 firmware.graphs.hold_results = self.faults.hold_results;
                 firmware.graphs.script = self.script.clone();
                 self.state = State::Up(Box::new(firmware));

@@ -31,7 +31,9 @@ fn hour(law: &str) -> (f64, f64, Duration, f64) {
 fn an_hour_of_load_passes_in_a_moment_and_heats_as_the_law_says() {
     for law in ["cliff", "linear", "latched"] {
         let (cold, hot, took, celsius) = hour(law);
-        println!("simulated, {law}: {cold:.3} then {hot:.3} inferences/s at {celsius:.1} C, {took:?} of real time");
+        println!(
+            "simulated, {law}: {cold:.3} then {hot:.3} inferences/s at {celsius:.1} C, {took:?} of real time"
+        );
         assert!(took < Duration::from_secs(1), "{took:?}");
         assert!((65.0..=85.0).contains(&celsius), "{law}: {celsius} C");
         assert!(hot < 0.98 * cold, "{law}: {cold} then {hot}");
