@@ -16,14 +16,15 @@ use crossbeam_channel::{Receiver, Sender, unbounded};
 use ncs2::StickId;
 use ncs2::clock::{Clock, Instant, Monotonic};
 use ncs2::error::{Error, ErrorKind, Result};
-use ncs2::transport::{Connection, MemoryKind, Port, TransportInfo, pipe};
+use ncs2::transport::{Connection, FaultInjector, MemoryKind, Port, TransportInfo, pipe};
 use ncs2::wire::WireVersion;
 use parking_lot::{Condvar, Mutex};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, epoll, eventfd, poll};
 
 use crate::bay::Bay;
 use crate::{
-    Config, Faults, Identity, PreparedCache, Profile, RackOptions, VirtualStats, VirtualStick, Work,
+    Config, FaultPlan, Faults, Hub, Identity, PreparedCache, Profile, RackOptions, VirtualStats,
+    VirtualStick, Work,
 };
 
 /// Threads that prepare and execute graphs. One stage of the execute engine uses all cores already; the second lets a
@@ -39,6 +40,7 @@ pub struct Rack {
 
 struct Shared {
     config: Arc<Config>,
+    faults: FaultPlan,
     bays: Vec<Slot>,
     clock: Monotonic,
     /// Wakes the server.
@@ -78,20 +80,32 @@ impl Rack {
             timing: options.timing,
             seed: options.seed,
         });
+        if let Some(plan) = &options.faults {
+            plan.check("fault plan", Some(options.sticks))?;
+        }
         let clock = Monotonic::new();
+        let hub = Hub::new(&config.profile, options.sticks).map(Arc::new);
         let bell = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
             .map_err(io::Error::from)
             .map_err(system("no event descriptor"))?;
         let hosts = epoll::create(epoll::CreateFlags::CLOEXEC)
             .map_err(io::Error::from)
             .map_err(system("no epoll descriptor"))?;
-        let slot = || {
-            let mut stick = VirtualStick::new(Arc::clone(&config), clock.now());
+        let slot = |n: usize| {
+            let now = clock.now();
+            let mut stick = VirtualStick::new(Arc::clone(&config), now);
+            if let Some(hub) = &hub {
+                stick.join_hub(Arc::clone(hub), n);
+            }
+            if let Some(plan) = &options.faults {
+                stick.follow(plan.script(n, options.seed, now));
+            }
             stick.plug();
             Slot { bay: Mutex::new(Bay::new(stick)), changed: Condvar::new() }
         };
         let shared = Arc::new(Shared {
-            bays: (0..options.sticks).map(|_| slot()).collect(),
+            bays: (0..options.sticks).map(slot).collect(),
+            faults: options.faults.clone().unwrap_or_default(),
             config,
             clock,
             bell,
@@ -272,7 +286,14 @@ fn connect(shared: &Shared, n: usize, timeout: Duration) -> Result<Connection> {
     let host = joined.map_err(|e| error(ErrorKind::Unsupported, "no descriptors for a pipe").caused_by(e))?;
     drop(bay);
     shared.wake();
-    Ok(Connection { transport: Box::new(host), version: WireVersion::V1 })
+    let rules = shared.faults.transfer_rules(n);
+    if rules.is_empty() {
+        return Ok(Connection { transport: Box::new(host), version: WireVersion::V1 });
+    }
+    let seed = shared.faults.seed.unwrap_or(shared.config.seed) ^ n as u64;
+    let broken = FaultInjector::new(host, seed, rules, Arc::new(Monotonic::new()))
+        .map_err(|e| error(ErrorKind::Unsupported, "no descriptors for a fault injector").caused_by(e))?;
+    Ok(Connection { transport: Box::new(broken), version: WireVersion::V1 })
 }
 
 fn work(shared: &Shared, queue: &Receiver<(usize, Work)>, cache: &PreparedCache) {

@@ -12,6 +12,8 @@ use super::runs::fits;
 use super::{GraphState, Graphs, LoadedGraph, Step};
 use crate::behaviour::TriggerStatus;
 use crate::blob_header::BlobHeader;
+use crate::executors::Chip;
+use crate::fault_plan::{FaultKind, Point};
 use crate::fifo::Fifo;
 use crate::link::{Body, Link, Slot};
 use crate::run::Progress;
@@ -65,16 +67,32 @@ impl Graphs {
                 None => Status::InvalidHandle,
             },
             GraphCommand::Trigger { graph, input_fifo, output_fifo } => {
-                match self.trigger(graph, input_fifo, output_fifo) {
+                let fault = self.strike(Point::Trigger);
+                let before = self.runs.len();
+                if matches!(fault, Some((FaultKind::Babble, _))) {
+                    // A header that starts so is none; what follows is out of step.
+                    link.babble(now);
+                }
+                let queued = match self.trigger(graph, input_fifo, output_fifo) {
+                    Ok(run) => {
+                        if let Some(run) = self.runs.get_mut(before) {
+                            run.fault = fault;
+                        }
+                        Ok(run)
+                    }
+                    Err(status) => {
+                        self.refuse_input(input_fifo, link, now);
+                        Err(status)
+                    }
+                };
+                match queued {
+                    Ok(_) if matches!(fault, Some((FaultKind::NoStatus, _))) => return,
                     Ok(run) if self.config.profile.firmware.status == TriggerStatus::After => {
                         self.step = Some(Step::Output { run });
                         return;
                     }
                     Ok(_) => Status::Ok,
-                    Err(status) => {
-                        self.refuse_input(input_fifo, link, now);
-                        status
-                    }
+                    Err(status) => status,
                 }
             }
             GraphCommand::Deallocate { graph } => self.deallocate(graph, link, now),
@@ -237,11 +255,11 @@ impl Graphs {
                 .min(speed.max_executors);
             graph.executors = executors.clamp(1, side_by_side.max(1));
             let bytes = prepared.file_bytes as u64 + prepared.bss_bytes as u64 * u64::from(graph.executors);
-            let dram = speed.dram_bytes_per_s * speed.dram_efficiency / 1e9;
+            let dram = Chip::new(speed).dram_bytes_per_ns;
             graph.stage_ns.extend(prepared.cost.solo_ns(dram).map(|ns| ns as f32));
             graph.total_ns =
                 prepared.cost.trigger_ns + graph.stage_ns.iter().map(|&ns| f64::from(ns)).sum::<f64>();
-            if self.ledger.charge(bytes) {
+            if self.strike(Point::Allocation).is_none() && self.ledger.charge(bytes) {
                 graph.charged = bytes;
             } else {
                 graph.debug = format!(
@@ -287,7 +305,7 @@ impl Graphs {
             return Status::NullParameter;
         }
         let bytes = u64::from(elements) * u64::from(tensor.total_bytes);
-        if !self.ledger.charge(bytes) {
+        if self.strike(Point::Allocation).is_some() || !self.ledger.charge(bytes) {
             return Status::OutOfMemory;
         }
         if direction == FifoDirection::Output {

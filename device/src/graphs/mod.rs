@@ -16,7 +16,8 @@ use ncs2::wire::{FIFO_GOODBYE, FifoDirection, GraphCommand, StreamName, WireErro
 use crate::Timing;
 use crate::blob_header::BlobHeader;
 use crate::config::Config;
-use crate::executors::Executors;
+use crate::executors::{Chip, Executors};
+use crate::fault_plan::{FaultKind, Point, Script};
 use crate::fifo::{Element, Fifo};
 use crate::link::{Link, Slot};
 use crate::memory::Ledger;
@@ -92,6 +93,10 @@ pub(crate) struct Graphs {
     prepared: Option<Result<Arc<Prepared>, Refusal>>,
     /// Results are computed but stay on the stick.
     pub(crate) hold_results: bool,
+    /// What goes wrong.
+    pub(crate) script: Option<Script>,
+    /// Inputs whose release a fault has put off.
+    late_releases: VecDeque<(Instant, Slot)>,
     inferences: u64,
     paced: bool,
 }
@@ -110,10 +115,12 @@ impl Graphs {
             runs: VecDeque::new(),
             next_run: 1,
             ledger: Ledger::new(config.profile.usable_bytes()),
-            executors: Executors::new(speed.dram_bytes_per_s * speed.dram_efficiency / 1e9),
+            executors: Executors::new(Chip::new(speed)),
             work: VecDeque::new(),
             prepared: None,
             hold_results: false,
+            script: None,
+            late_releases: VecDeque::new(),
             inferences: 0,
             paced: true,
             config,
@@ -190,6 +197,7 @@ impl Graphs {
             self.monitor = None;
             self.commands.clear();
         }
+        self.late_releases.retain(|(_, s)| *s != slot);
         self.blobs.retain(|(s, _)| *s != slot);
         for fifo in self.fifos.iter_mut().filter(|f| f.slot == Some(slot)) {
             fifo.slot = None;
@@ -246,6 +254,11 @@ impl Graphs {
 
     /// Does all that can be done now.
     pub(crate) fn pump(&mut self, link: &mut Link, now: Instant) {
+        while let Some(i) = self.late_releases.iter().position(|&(at, _)| at <= now) {
+            if let Some((_, slot)) = self.late_releases.remove(i) {
+                link.release(slot, now);
+            }
+        }
         loop {
             let commands = self.pump_commands(link, now);
             let started = self.start_runs(link, now);
@@ -263,6 +276,10 @@ impl Graphs {
     }
 
     pub(crate) fn poll_timeout(&mut self) -> Option<Instant> {
-        self.executors.poll_timeout()
+        self.executors.poll_timeout().into_iter().chain(self.late_releases.iter().map(|&(at, _)| at)).min()
+    }
+
+    pub(crate) fn strike(&self, at: Point) -> Option<(FaultKind, Duration)> {
+        self.script.as_ref().and_then(|script| script.strike(at))
     }
 }

@@ -6,6 +6,7 @@ use ncs2::wire::{FifoDirection, Status};
 use super::{Graphs, LoadedGraph};
 use crate::behaviour::{InputRelease, RefusedInput};
 use crate::cost::GraphCost;
+use crate::fault_plan::FaultKind;
 use crate::link::{Body, Link};
 use crate::run::{Progress, Run};
 use crate::work::{Task, Work};
@@ -39,6 +40,7 @@ impl Graphs {
             elapsed: false,
             released: false,
             output: None,
+            fault: None,
         });
         Ok(id)
     }
@@ -150,7 +152,7 @@ impl Graphs {
             if let Some(graph) = self.graphs.iter_mut().find(|g| g.id == run.graph) {
                 graph.running = graph.running.saturating_sub(1);
             }
-            let Some(output) = run.output else { continue };
+            let Some(mut output) = run.output else { continue };
             if cancelled {
                 link.give_vec(output);
                 continue;
@@ -160,9 +162,16 @@ impl Graphs {
             if !run.released
                 && let Some(slot) = slot_of(run.input_fifo)
             {
-                link.release(slot, now);
+                match run.fault {
+                    Some((FaultKind::LateRelease, by)) => self.late_releases.push_back((now + by, slot)),
+                    _ => link.release(slot, now),
+                }
             }
-            match slot_of(run.output_fifo) {
+            let kind = run.fault.map(|(kind, _)| kind);
+            if kind == Some(FaultKind::ShortOutput) {
+                output.truncate(output.len() / 2);
+            }
+            match slot_of(run.output_fifo).filter(|_| kind != Some(FaultKind::NoOutput)) {
                 Some(slot) => {
                     let piece = self.config.profile.firmware.output_piece_bytes as usize;
                     link.write(slot, Body::Owned(output), piece, now);
