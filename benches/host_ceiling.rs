@@ -67,8 +67,7 @@ struct Bench {
 
 impl Bench {
     fn new(row: &Row) -> Self {
-        let options =
-            RackOptions { engine: Engine::Hash, timing: Timing::Zero, ..RackOptions::default() };
+        let options = RackOptions { engine: Engine::Hash, timing: Timing::Zero, ..RackOptions::default() };
         let rack = Rack::start(options).expect("a virtual stick starts");
         let config = FleetConfig { ordering: row.ordering, ..FleetConfig::default() };
         let builder = rack.ports().into_iter().fold(Fleet::builder().config(config), |b, p| b.port(p));
