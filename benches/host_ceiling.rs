@@ -2,8 +2,8 @@
 //!
 //! `cargo bench --bench host_ceiling` prints, for two sizes, both orderings and depths 1, 4 and 8, pinned to one CPU and
 //! not: inferences per second, CPU of the whole process (the virtual stick's too), sleeps and latency as the caller sees
-//! it. With `-- --syscalls` it runs itself under `strace` and prints system calls per inference instead. An argument that
-//! is part of a row's name (`pipelined/4`) runs only those rows.
+//! it. With `-- --syscalls` it runs itself under `strace` and prints system calls per inference instead; with `-- --accounting`
+//! what recording the stage times costs. An argument that is part of a row's name (`pipelined/4`) runs only those rows.
 
 #[path = "host_ceiling/meter.rs"]
 mod meter;
@@ -17,6 +17,7 @@ use meter::Meter;
 use ncs2::Fleet;
 use ncs2::blob::Blob;
 use ncs2::runtime::{FleetConfig, LoadOptions, SubmitOptions};
+use ncs2::stats::{Latency, StageTimes};
 use ncs2::stick::Ordering;
 use ncs2_device::{Engine, Rack, RackOptions, Timing};
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
@@ -107,7 +108,7 @@ impl Bench {
     }
 }
 
-fn measure(row: &Row) {
+fn measure(row: &Row) -> f64 {
     let mut bench = Bench::new(row);
     bench.run(WARM_UP);
     bench.latencies.clear();
@@ -129,6 +130,7 @@ fn measure(row: &Row) {
         bench.quantile_us(0.5),
         bench.quantile_us(0.99),
     );
+    used.cpu_us
 }
 
 /// Runs one row `count` times, for a tracer.
@@ -173,6 +175,33 @@ fn strace_line(line: &str) -> Option<(String, i64)> {
     Some((fields.last()?.to_string(), fields.get(3)?.parse().ok()?))
 }
 
+/// What the records of one inference cost: seven histograms and the times' arithmetic, as in the stick's thread.
+fn accounting(per_inference_us: f64) {
+    let mut total = Latency::new();
+    let mut stages: [Latency; StageTimes::COUNT] = std::array::from_fn(|_| Latency::new());
+    let count = 1_000_000u64;
+    let begun = Instant::now();
+    for n in 0..count {
+        let times = std::hint::black_box(StageTimes {
+            queue_ns: 1_000 + n % 9_000,
+            upload_ns: 2_000 + n % 700,
+            execute_ns: 9_000 + n % 5_000,
+            download_ns: n % 1_000,
+            ..StageTimes::default()
+        });
+        total.record(times.total());
+        for (stage, ns) in stages.iter_mut().zip(times.as_array()) {
+            stage.record(Duration::from_nanos(ns));
+        }
+    }
+    let each_us = begun.elapsed().as_secs_f64() * 1e6 / count as f64;
+    std::hint::black_box((total.count(), &stages));
+    println!(
+        "stage accounting: {each_us:.3} us of {per_inference_us:.1} us CPU per inference: {:.2} %",
+        100.0 * each_us / per_inference_us
+    );
+}
+
 fn pin(row: &Row, all: &CpuSet) {
     let mut one = CpuSet::new();
     let first = (0..CpuSet::MAX_CPU).find(|&n| all.is_set(n)).unwrap_or(0);
@@ -203,11 +232,19 @@ fn main() {
             "model/ordering/depth", "inf/s", "CPU us", "sys us", "sleeps", "preempt", "p50 us", "p99 us"
         );
     }
+    let mut least_us = f64::INFINITY;
     for row in rows() {
         if !wanted.is_empty() && !wanted.iter().any(|w| row.name().contains(w.as_str())) {
             continue;
         }
         pin(&row, &all);
-        if system_calls { count_system_calls(&row) } else { measure(&row) }
+        if system_calls {
+            count_system_calls(&row);
+            continue;
+        }
+        least_us = measure(&row).min(least_us);
+    }
+    if args.iter().any(|a| a == "--accounting") {
+        accounting(least_us);
     }
 }

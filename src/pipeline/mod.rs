@@ -19,6 +19,8 @@
 
 mod graphs;
 mod jobs;
+#[cfg(test)]
+mod tests;
 mod transfers;
 
 use std::collections::VecDeque;
