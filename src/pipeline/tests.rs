@@ -276,7 +276,7 @@ fn storm(seed: u64) {
     let loss = rng.one_in(2).then(|| rng.below(steps));
     let pieces = rng.one_in(2);
     for step in 0..steps {
-        rig.now = rig.now + Duration::from_micros(rng.below(50));
+        rig.now += Duration::from_micros(rng.below(50));
         match rng.below(8) {
             0 if rig.next_tag < 60 => {
                 rig.submit();
@@ -323,7 +323,7 @@ fn storm(seed: u64) {
     rig.pipeline.resume(rig.now);
     rig.peer.releases_inputs = true;
     for _ in 0..200 {
-        rig.now = rig.now + Duration::from_millis(2);
+        rig.now += Duration::from_millis(2);
         rig.pipeline.handle_timeout(rig.now);
         rig.peer.execute();
         rig.peer.release_held();
