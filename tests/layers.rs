@@ -46,6 +46,7 @@ const UNSAFE: &[&str] = &[
     "device/src/gemm",
     // A counting allocator.
     "device/tests/hot_path",
+    "tests/allocations",
 ];
 const MAX_LINES: usize = 900;
 

@@ -5,7 +5,6 @@
 //! ```
 
 use std::io;
-use std::os::fd::OwnedFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -19,9 +18,8 @@ use ncs2::error::{Error, ErrorKind, Result};
 use ncs2::transport::{Connection, FaultInjector, MemoryKind, Port, TransportInfo, pipe};
 use ncs2::wire::WireVersion;
 use parking_lot::{Condvar, Mutex};
-use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, epoll, eventfd, poll};
 
-use crate::bay::Bay;
+use crate::bay::{self, Bay, ServerThread};
 use crate::{
     Config, FaultPlan, Faults, Hub, Identity, PreparedCache, Profile, RackOptions, VirtualStats,
     VirtualStick, Work,
@@ -43,10 +41,7 @@ struct Shared {
     faults: FaultPlan,
     bays: Vec<Slot>,
     clock: Monotonic,
-    /// Wakes the server.
-    bell: OwnedFd,
-    /// Readable when a connection's host has done something.
-    hosts: Arc<OwnedFd>,
+    server: ServerThread,
     done: Mutex<Vec<(usize, Work)>>,
     stopped: AtomicBool,
 }
@@ -59,8 +54,7 @@ struct Slot {
 
 impl Shared {
     fn wake(&self) {
-        // Fails only when the counter is full, and then the server is awake anyway.
-        let _ = rustix::io::write(&self.bell, &1u64.to_ne_bytes());
+        bay::wake(&self.server);
     }
 }
 
@@ -85,12 +79,6 @@ impl Rack {
         }
         let clock = Monotonic::new();
         let hub = Hub::new(&config.profile, options.sticks).map(Arc::new);
-        let bell = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
-            .map_err(io::Error::from)
-            .map_err(system("no event descriptor"))?;
-        let hosts = epoll::create(epoll::CreateFlags::CLOEXEC)
-            .map_err(io::Error::from)
-            .map_err(system("no epoll descriptor"))?;
         let slot = |n: usize| {
             let now = clock.now();
             let mut stick = VirtualStick::new(Arc::clone(&config), now);
@@ -108,8 +96,7 @@ impl Rack {
             faults: options.faults.clone().unwrap_or_default(),
             config,
             clock,
-            bell,
-            hosts: Arc::new(hosts),
+            server: ServerThread::default(),
             done: Mutex::new(Vec::new()),
             stopped: AtomicBool::new(false),
         });
@@ -281,9 +268,9 @@ fn connect(shared: &Shared, n: usize, timeout: Duration) -> Result<Connection> {
         memory: MemoryKind::InProcess,
         simulated: true,
     };
-    let joined = pipe(info)
-        .and_then(|(host, device)| bay.attach(device, link.max_packet_bytes, &shared.hosts).map(|()| host));
-    let host = joined.map_err(|e| error(ErrorKind::Unsupported, "no descriptors for a pipe").caused_by(e))?;
+    let (host, device) =
+        pipe(info).map_err(|e| error(ErrorKind::Unsupported, "no descriptors for a pipe").caused_by(e))?;
+    bay.attach(device, link.max_packet_bytes, &shared.server);
     drop(bay);
     shared.wake();
     let rules = shared.faults.transfer_rules(n);
@@ -329,6 +316,8 @@ impl Server {
     }
 
     fn run(mut self) {
+        // Before the first look: who acts earlier finds no thread to wake, and none that sleeps.
+        let _ = self.shared.server.set(std::thread::current());
         // The default slack of 50 µs would be half of what pacing may be late.
         let _ = rustix::thread::set_current_timer_slack(std::num::NonZeroU64::new(1_000));
         while !self.shared.stopped.load(Ordering::Acquire) {
@@ -361,7 +350,8 @@ impl Server {
                 let _ = self.jobs.send((n, work));
             }
             let due = bay.poll_timeout(now).unwrap_or(Instant::FAR_FUTURE);
-            if due <= now || bay.arm(now) {
+            // Armed in any case: it is what wakes the host.
+            if bay.arm(now) || due <= now {
                 deadline = None;
             }
             deadline = deadline.map(|d| d.min(due));
@@ -370,18 +360,10 @@ impl Server {
     }
 
     fn sleep(&mut self, deadline: Instant) {
-        let now = self.shared.clock.now();
-        let timeout = (deadline != Instant::FAR_FUTURE).then(|| {
-            let left = deadline.saturating_since(now);
-            Timespec { tv_sec: left.as_secs() as i64, tv_nsec: i64::from(left.subsec_nanos()) }
-        });
-        // poll, not epoll_wait: the latter counts in milliseconds.
-        let mut fds =
-            [PollFd::new(&self.shared.bell, PollFlags::IN), PollFd::new(&self.shared.hosts, PollFlags::IN)];
-        // An interrupted or failed wait is a short one.
-        let _ = poll(&mut fds, timeout.as_ref());
-        if fds[0].revents().contains(PollFlags::IN) {
-            let _ = rustix::io::read(&self.shared.bell, &mut [0u8; 8]);
+        if deadline == Instant::FAR_FUTURE {
+            std::thread::park();
+        } else {
+            std::thread::park_timeout(deadline.saturating_since(self.shared.clock.now()));
         }
     }
 }

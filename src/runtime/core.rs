@@ -294,11 +294,17 @@ impl Shared {
             job.tag.end(Err(error));
             return false;
         }
+        let free_place = {
+            let c = entry.candidate(stick, StickState::Ready);
+            c.assigned < c.depth
+        };
         entry.on[stick].assigned += 1;
         self.sticks[stick].inbox.add_job(job);
-        if stick < 128 {
+        // One that is to wait there needs no wake-up: the end of one ahead of it is told under this lock, and after
+        // that the stick's thread looks into its inbox before it sleeps.
+        if free_place && stick < 128 {
             rings.0 |= 1 << stick;
-        } else {
+        } else if free_place {
             self.sticks[stick].inbox.ring();
         }
         true
@@ -433,8 +439,10 @@ impl Shared {
         if last {
             self.after_ends(&mut core);
         }
-        let rings = self.pump(&mut core);
+        let mut rings = self.pump(&mut core);
         drop(core);
+        // The caller looks into its own inbox next.
+        rings.0 &= !1u128.checked_shl(at as u32).unwrap_or(0);
         self.ring(rings);
     }
 

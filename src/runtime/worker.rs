@@ -8,7 +8,7 @@ use super::StickState;
 use super::core::{CLOSE_GRACE, Phase, Presence, Shared, cancelled};
 use super::failure::Cause;
 use super::inbox::Command;
-use super::ticket::{JobTag, Output, QueuedJob, late};
+use super::ticket::{JobTag, Output, QueuedJob, Sleeper, late};
 use crate::blob::Blob;
 use crate::clock::{Clock, Instant};
 use crate::error::{Error, ErrorKind, Result};
@@ -151,6 +151,7 @@ impl Worker {
             recorded_in_flight: 0,
             lost: Vec::new(),
             refused_open: None,
+            sleepers: Vec::with_capacity(32),
         };
         session.pipeline.open(now);
         let ended = session.run(&shared, &mut self.reactor);
@@ -204,17 +205,25 @@ struct Session {
     recorded_in_flight: u32,
     lost: Vec<(QueuedJob, bool)>,
     refused_open: Option<Cause>,
+    /// Callers whose answers are there, to be woken at the end of the turn.
+    sleepers: Vec<Sleeper>,
 }
 
 impl Session {
     fn run(mut self, shared: &Shared, reactor: &mut Reactor) -> Ended {
         let mut ready = Vec::with_capacity(2);
         loop {
-            self.read_inbox(shared);
+            let mut now = shared.clock.now();
             while let Some(completion) = self.transport.poll() {
-                self.pipeline.handle_completion(completion, shared.clock.now());
+                self.pipeline.handle_completion(completion, now);
             }
-            let now = shared.clock.now();
+            if let Some(ended) = self.handle_events(shared) {
+                return ended;
+            }
+            // Before the inbox: what has ended makes room for the next, and who put it there did not ring.
+            self.report(shared);
+            self.read_inbox(shared);
+            now = shared.clock.now();
             self.handle_timers(shared, now);
             while let Some(transfer) = self.pipeline.poll_transfer(now) {
                 if let Err(rejected) = self.transport.submit(transfer) {
@@ -228,9 +237,15 @@ impl Session {
             if let Some(ended) = self.handle_events(shared) {
                 return ended;
             }
-            self.report(shared);
+            let reported = self.report(shared);
+            let ready_now = self.transport.arm();
+            // Last, since a caller may take our place on this CPU: by now the stick has all that there is for it.
+            self.wake_callers();
+            if reported || ready_now || reactor.take_wake() {
+                continue;
+            }
             let wait = self.next_wake().saturating_since(shared.clock.now());
-            if wait.is_zero() || self.transport.arm() {
+            if wait.is_zero() {
                 continue;
             }
             // Whoever adds to the inbox wakes the reactor, before or during the turn.
@@ -242,6 +257,10 @@ impl Session {
                 self.pipeline.handle_abandon(shared.clock.now());
             }
         }
+    }
+
+    fn wake_callers(&mut self) {
+        self.sleepers.clear();
     }
 
     fn next_wake(&self) -> Instant {
@@ -467,7 +486,7 @@ impl Session {
                 record.failed_requests += 1;
             }
         }
-        tag.end(outcome);
+        self.sleepers.extend(tag.end_quietly(outcome));
     }
 
     fn blob_of(&mut self, shared: &Shared, id: GraphId) -> Option<Blob> {
@@ -499,11 +518,13 @@ impl Session {
         job.tag.end(Err(error));
     }
 
-    /// Reports what has ended since the last time.
-    fn report(&mut self, shared: &Shared) {
+    /// Reports what has ended since the last time. True when others may have put something into our inbox upon it.
+    fn report(&mut self, shared: &Shared) -> bool {
+        let mut reported = false;
         if !self.lost.is_empty() && !self.pipeline.is_over() {
             // Given back by a stick that goes on: their graph is no longer on it, or it closes.
             shared.jobs_handed_back(self.index, &mut self.lost);
+            reported = true;
         }
         if self.pipeline.in_flight() != self.recorded_in_flight {
             let now = shared.clock.now();
@@ -513,12 +534,15 @@ impl Session {
         }
         if !self.ended.is_empty() {
             shared.jobs_ended(self.index, &mut self.ended);
+            reported = true;
         }
+        reported
     }
 
     fn over(&mut self, shared: &Shared, failure: Option<Failure>) -> Ended {
         let lost = std::mem::take(&mut self.lost);
         self.report(shared);
+        self.wake_callers();
         let closing = self.close_until.is_some();
         let cause = match (self.refused_open.take(), &failure) {
             (Some(cause), _) => cause,

@@ -223,6 +223,12 @@ impl Reactor {
         Waker(Arc::clone(&self.waker))
     }
 
+    /// True when a waker rang since the last turn; then the next turn may sleep again. Saves the look of a turn.
+    pub fn take_wake(&self) -> bool {
+        let state = &self.waker.state;
+        state.load(Ordering::Relaxed) == RUNG && state.swap(AWAKE, Ordering::AcqRel) == RUNG
+    }
+
     /// Waits until a descriptor becomes ready, a waker rings or `deadline_in` has passed (`None`: no deadline;
     /// zero: looks only). Replaces the contents of `ready`, each token at most once. True when a waker rang since the
     /// last turn. May return early with nothing.
@@ -284,8 +290,8 @@ impl Reactor {
 
     fn handle(&mut self, key: u64, ended: bool, dead: bool, ready: &mut Vec<Token>) -> io::Result<()> {
         if key == WAKER {
-            // EAGAIN: the write that belongs to this event was read with an earlier one.
-            let _ = rustix::io::read(&self.waker.fd, &mut [0u8; 8]);
+            // Edge-like: each write is an event of its own, so the counter need not be read. It counts sleeps, so it
+            // cannot overflow.
             if let (Backend::Ring(ring), true) = (&mut self.backend, ended) {
                 ring.poll_add(self.waker.fd.as_fd(), PollFlags::IN, WAKER)?;
             }
