@@ -65,6 +65,24 @@ pub fn multiply(
     }
 }
 
+/// Runs `work` as compiled for AVX2 where the CPU has it: loops over neighbours gain from wide registers. Same results: no
+/// operation is fused or reordered by it.
+#[inline(always)]
+pub fn wide<R>(work: impl FnOnce() -> R) -> R {
+    #[cfg(target_arch = "x86_64")]
+    {
+        #[target_feature(enable = "avx2")]
+        fn compiled<R>(work: impl FnOnce() -> R) -> R {
+            work()
+        }
+        if std::arch::is_x86_feature_detected!("avx2") {
+            // SAFETY: the CPU has AVX2, as was just found out; no memory is touched by the call itself.
+            return unsafe { compiled(work) };
+        }
+    }
+    work()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

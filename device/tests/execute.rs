@@ -9,9 +9,8 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use execute_support::{TOLERANCE, array, beside, blobs, data, error, input_of, pack, top, unpack};
-use ncs2::blob::{Blob, DataType, Graph, Location, NceOp, Order, PoolKind, StageKind};
+use ncs2::blob::{Blob, StageKind};
 use ncs2_device::execute::{Program, Threads};
-use proptest::prelude::*;
 
 /// The committed models.
 fn committed() -> PathBuf {
@@ -182,115 +181,5 @@ fn wrong_element_sizes_do_not_panic() {
     let mut arena = program.arena();
     for (input, output) in [(0, 0), (1, 1), (5000, 3), (3, 5000)] {
         program.run(&mut arena, &vec![1; input], &mut vec![0; output]);
-    }
-}
-
-/// `PROPTEST_CASES` for a longer search.
-fn cases() -> u32 {
-    std::env::var("PROPTEST_CASES").ok().and_then(|n| n.parse().ok()).unwrap_or(400)
-}
-
-proptest! {
-    #![proptest_config(ProptestConfig { cases: cases(), failure_persistence: None, ..ProptestConfig::default() })]
-
-    /// Fields of the parsed graph overwritten, as no parser would let them pass, and parameters: `prepare` refuses, or
-    /// the graph runs to its end.
-    #[test]
-    fn damaged_graphs_never_panic(
-        model in 0usize..6,
-        damage in prop::collection::vec((any::<prop::sample::Index>(), 0usize..24, any::<prop::sample::Index>(), any::<u32>()), 1..5),
-    ) {
-        let name = ["tiny_fp16_s2", "tiny_u8_s1", "lstm_fp16_s1", "swconv_fp16_s1", "ssd_head_u8_s1", "mlp_fp16_s1"][model];
-        let mut bytes = std::fs::read(committed().join(format!("{name}.blob"))).expect("committed model");
-        let mut graph = Graph::parse(&bytes).expect("committed model");
-        for (stage, what, index, value) in damage {
-            let count = graph.stages.len();
-            let stage = &mut graph.stages[stage.index(count)];
-            let small = value % 12;
-            let wild = [0, 1, 3, 17, 64, 255, 4096, 1 << 16, 1 << 24, 1 << 31, u32::MAX, value][small as usize];
-            let buffers = stage.buffers.len();
-            let view = &mut stage.buffers[index.index(buffers)];
-            if view.dims.is_empty() {
-                continue;
-            }
-            let d = index.index(view.dims.len().min(view.strides.len()));
-            match what {
-                0 => stage.kind = StageKind(value % 142),
-                1 => view.dims[d] = wild,
-                2 => view.dims[d] = view.dims[d].wrapping_add(small).wrapping_sub(6),
-                3 => view.strides[d] = wild,
-                4 => view.strides[d] = view.strides[d].wrapping_mul(small),
-                5 => view.offset = wild as usize,
-                6 => view.offset = view.offset.wrapping_add(small as usize * 2).wrapping_sub(12),
-                7 => view.order = Order([0x1, 0x3, 0x21, 0x43, 0x321, 0x213, 0x4321, 0x4213, 0x3333, 0, wild, value][small as usize]),
-                8 => view.dtype = [DataType::F16, DataType::U8, DataType::S32, DataType::F32, DataType::I8][small as usize % 5],
-                9 => {
-                    use Location::{Blob, Bss, Cmx, Input, None, Output};
-                    view.location = [None, Input(0), Input(9), Output(0), Output(9), Blob, Bss, Cmx][small as usize % 8];
-                }
-                10 => view.dims.truncate(d),
-                11 => (view.dims, view.strides) = (vec![small; d + 1], vec![wild; d + 1]),
-                12 => stage.buffers.truncate(index.index(buffers + 1).max(1)),
-                13 => stage.buffers.swap(0, index.index(buffers)),
-                14..=17 => {
-                    let words = stage.params.len() / 4;
-                    if words > 0 {
-                        let at = stage.params.start + index.index(words) * 4;
-                        let new = if what < 16 { wild } else { small };
-                        bytes[at..at + 4].copy_from_slice(&new.to_le_bytes());
-                    }
-                }
-                _ => {
-                    let Some(nce) = &mut stage.nce else { continue };
-                    match what {
-                        18 => nce.kernel = (wild, small),
-                        19 => nce.stride = wild,
-                        20 => nce.pad = [None, Some(0), Some(15), Some(value)][small as usize % 4],
-                        21 => nce.input = small as usize,
-                        22 => nce.descriptors[0].channels = wild,
-                        _ => nce.op = [NceOp::Conv, NceOp::ConvPool, NceOp::Pool(PoolKind::Max), NceOp::Pool(PoolKind::Average), NceOp::FullyConnected][small as usize % 5],
-                    }
-                }
-            }
-        }
-        let Ok(program) = Program::prepare(&bytes, &graph) else { return Ok(()) };
-        if program.work() < 1 << 28 {
-            let mut output = vec![0; graph.output_bytes];
-            program.run(&mut program.arena(), &vec![1; graph.input_bytes], &mut output);
-        }
-    }
-
-    /// Words of the header, stage records and dims arrays overwritten: either the parser or `prepare` refuses, or the
-    /// graph runs to its end.
-    #[test]
-    fn damaged_blobs_never_panic(
-        model in 0usize..5,
-        damage in prop::collection::vec((any::<prop::sample::Index>(), 0usize..3, any::<u32>()), 1..6),
-    ) {
-        let name = ["tiny_fp16_s1", "tiny_u8_s1", "lstm_fp16_s1", "swconv_fp16_s1", "ssd_head_u8_s1"][model];
-        let mut bytes = std::fs::read(committed().join(format!("{name}.blob"))).expect("committed model");
-        let word = |bytes: &[u8], at: usize| u32::from_le_bytes(bytes[at..at + 4].try_into().expect("four bytes"));
-        // Where the structure is: from the counts to the constants, and the dims arrays at their end.
-        let consts = word(&bytes, 128) as usize;
-        let last = bytes.len() / 4;
-        let structure = (17..consts / 4).chain(last.saturating_sub(600)..last).collect::<Vec<_>>();
-        for (index, way, value) in damage {
-            let at = structure[index.index(structure.len())] * 4;
-            let old = word(&bytes, at);
-            let new = match way {
-                0 => value,
-                1 => old.wrapping_add(value % 9).wrapping_sub(4),
-                _ => [0, 1, 2, 7, 64, 0xFFFF, 0x7FFF_FFFF, u32::MAX][value as usize % 8],
-            };
-            bytes[at..at + 4].copy_from_slice(&new.to_le_bytes());
-        }
-        let Ok(graph) = Graph::parse(&bytes) else { return Ok(()) };
-        let Ok(program) = Program::prepare(&bytes, &graph) else { return Ok(()) };
-        // What is accepted is bounded, but perhaps by hours; a test has seconds.
-        let memory = graph.bss_bytes + graph.input_bytes + graph.output_bytes;
-        if program.work() < 1 << 28 && memory < 1 << 26 {
-            let mut output = vec![0; graph.output_bytes];
-            program.run(&mut program.arena(), &vec![1; graph.input_bytes], &mut output);
-        }
     }
 }

@@ -66,7 +66,12 @@ fn of_integers(kind: u32, a: i32, b: i32) -> i32 {
         86 => i32::from(a != 0 || b != 0),
         87 => i32::from((a != 0) != (b != 0)),
         88 => (a as f32).powf(b as f32) as i32,
-        _ => (b != 0).then(|| a.wrapping_rem(b).wrapping_add(b).wrapping_rem(b)).unwrap_or(0),
+        _ if b == 0 => 0,
+        // Sign of the divisor, as for floats.
+        _ => match a.wrapping_rem(b) {
+            rest if rest != 0 && (rest < 0) != (b < 0) => rest + b,
+            rest => rest,
+        },
     }
 }
 

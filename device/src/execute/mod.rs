@@ -5,8 +5,17 @@
 //! Program::arena()              ─► memory of one executor (input and output slots, BSS, CMX, scratch)
 //! Program::run(arena, in, out)  ─► per element of the batch: every operation in order
 //! ```
-//! Storage is FP16, arithmetic inside a stage FP32, rounding to nearest even at each store. What the real chip does in
-//! the last bits and on overflow is not known (unverified on hardware).
+//! # What the numbers mean
+//! Storage is FP16, arithmetic inside a stage FP32 (S32 tensors: exact integers), rounding to nearest even at each store.
+//! The reference is what the network means, as the OpenVINO CPU plugin computes it; every stage type here agrees with it
+//! (`tests/data/stages`) but for those that the vendor's compiler was never seen to emit. Not known, and **unverified on
+//! hardware**, since no stick was measured:
+//! - the width of the accumulators of the NCE and of the SHAVE kernels, and the order of their sums;
+//! - whether a store beyond 65504 gives infinity (as here) or saturates, what becomes of subnormal numbers and of NaN;
+//! - S32: overflow (wraps here), division by 0 (0 here);
+//! - where the epsilon of MVN stands (here beside the root, `sqrt(variance) + eps`: the file does not say);
+//! - repetitions in CTCDecoder (always merged here), the thresholds of Proposal beside NMS, order of equal scores;
+//! - indices out of range (the nearest one inside here).
 //!
 //! One file per family of stages; a family checks at prepare time everything that its loops rely on, so that running
 //! cannot fail. A stage that no family knows is refused by name.

@@ -7,6 +7,7 @@ use super::memory::Place;
 use super::params::Context;
 use super::planes::Planes;
 use super::{Operation, Prepared, Scratch, sized};
+use crate::gemm::wide;
 
 /// Geometry of pooling, x before y. Elements outside the plane are ignored.
 #[derive(Clone, Copy, Debug)]
@@ -65,6 +66,7 @@ impl Pool {
         Ok(Prepared { operation, outputs: vec![output], work })
     }
 
+    #[inline(always)]
     fn plane(&self, input: &[f32], line: &mut [f32], output: &mut [f32]) {
         let (width, height) = (self.input.width, self.input.height);
         let start = if self.kind == PoolKind::Max { f32::NEG_INFINITY } else { 0.0 };
@@ -109,7 +111,7 @@ impl Operation for Pool {
             let words = self.input.place.words(arena);
             let one = |channel: usize, plane: &mut [f32], line: &mut [f32], result: &mut [f32]| {
                 self.input.read_plane(words, image, channel, plane);
-                self.plane(plane, line, result);
+                wide(|| self.plane(plane, line, result));
             };
             if parallel {
                 let buffers = planes.par_chunks_exact_mut(from).zip(lines.par_chunks_exact_mut(line));

@@ -69,11 +69,11 @@ pub(super) fn prepare(context: &Context<'_>) -> Result<Prepared, String> {
     let mut seen = output.clone();
     (seen.rank, seen.dims, seen.strides) = (kept.len().max(1), [1; RANK], [0; RANK]);
     let (mut steps, mut size, mut rank) = ([0; RANK], 1, 0);
-    for d in 0..input.rank {
+    for (d, step) in steps.iter_mut().enumerate().take(input.rank) {
         let Some(target) = kept.iter().position(|&k| k == d).map(|at| targets[at]) else { continue };
         (seen.dims[rank], seen.strides[rank]) = (output.dims[target], output.strides[target]);
         rank += 1;
-        steps[d] = size;
+        *step = size;
         size *= input.dims[d];
     }
     let work = 4 * input.elements() as u64;

@@ -173,3 +173,47 @@ fn nearest_and_linear_resizing() {
     // half_pixel: columns 0.5 and 2.5, row 0.5.
     near(&bench.read(67, &[0, 1, 0], out), &[2.5, 4.5]);
 }
+
+#[test]
+fn broadcasts_by_place_or_by_list() {
+    // Input C=2, H=1, W=2 to N=2, C=2, H=2, W=2: aligned at the minor end.
+    let mut bench = Bench::default();
+    bench.input(0x321, &[2, 1, 2], &[1.0, 2.0, 3.0, 4.0]);
+    bench.integers(&[2, 2, 2, 2]);
+    let out = bench.output(NCHW, &[2, 2, 2, 2]);
+    let image = [1.0, 2.0, 1.0, 2.0, 3.0, 4.0, 3.0, 4.0];
+    assert_eq!(bench.read(129, &[0], out), [image, image].concat());
+    assert_eq!(bench.read(129, &[2], out), [image, image].concat());
+    assert!(bench.why(129, &[3]).contains("mode"));
+    bench.buffers[out].dims = vec![2, 2, 3, 1];
+    bench.buffers[out].strides = vec![2, 4, 8, 24];
+    assert!(bench.why(129, &[0]).contains("repeated"));
+
+    // Input axes 0, 1 become axes 0, 2 of N, C, W.
+    let mut bench = Bench::default();
+    bench.input(0x21, &[2, 2], &[1.0, 2.0, 3.0, 4.0]);
+    bench.integers(&[2, 2, 2]);
+    bench.integers(&[0, 2]);
+    let out = bench.output(0x321, &[2, 2, 2]);
+    assert_eq!(bench.read(129, &[1], out), [1.0, 2.0, 1.0, 2.0, 3.0, 4.0, 3.0, 4.0]);
+    bench.consts[12..16].copy_from_slice(&9i32.to_le_bytes());
+    assert!(bench.prepare(129, &[1]).is_err());
+}
+
+#[test]
+fn loops_must_be_whole_and_stay_inside() {
+    let mut bench = Bench::default();
+    bench.input(0x21, &[3, 4], &ramp(12));
+    let row = bench.output(0x21, &[3, 1]);
+    // Turns, stages, one rule: axis, start, stride, end.
+    let start = |turns: i32, start: i32, stride: i32| [i(turns), 1, 1, 1, i(start), i(stride), i(-1)];
+    assert!(bench.why(119, &start(4, 0, 1)).contains("no end"));
+    assert!(bench.why(119, &start(5, 0, 1)).contains("leave"));
+    assert!(bench.why(119, &start(4, -1, 1)).contains("leave"));
+    assert!(bench.why(119, &start(2, 0, i32::MAX)).contains("leave"));
+    assert!(bench.why(119, &start(-1, 0, 1)).contains("run time"));
+    assert!(bench.why(119, &start(0, 0, 1)).contains("parameter 0"));
+    assert!(bench.why(120, &[i(4), 1, 1, 0, 1, i(-1)]).contains("ends no loop"));
+    bench.buffers[row].dims = vec![2, 1];
+    assert!(bench.why(119, &start(4, 0, 1)).contains("slices"));
+}
