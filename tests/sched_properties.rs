@@ -5,7 +5,8 @@ mod sim;
 
 use ncs2::sched::{Placement, Policy};
 use proptest::prelude::*;
-use sim::{Arrivals, Faults, NO_FAULTS, Sim, SimConfig, model};
+use sim::setup::{Faults, NO_FAULTS};
+use sim::{Arrivals, Sim, SimConfig, model};
 
 fn config() -> impl Strategy<Value = SimConfig> {
     let models =
