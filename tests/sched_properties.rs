@@ -82,3 +82,20 @@ proptest! {
         prop_assert!(o.longest_s[0] < bound + 1.5, "seed {seed}: {}", o.longest_s[0]);
     }
 }
+
+/// A job that names its stick runs there and nowhere else, waits while the stick is away, and takes its graph there.
+#[test]
+fn pinned_jobs_stay_on_their_stick() {
+    for placement in [Placement::Everywhere, Placement::OnDemand] {
+        let mut m = model(1, 0.01, Arrivals::Poisson(40.0));
+        m.spec.placement = placement;
+        m.stick = Some(ncs2::sched::StickNo(2));
+        let mut config = SimConfig::new(7, 4, vec![m]);
+        config.faults = Faults { unplug_s: 20.0, ..NO_FAULTS };
+        config.jobs = 3000;
+        let o = Sim::new(config).run();
+        assert_eq!((o.stuck, o.ends.values().sum::<u64>()), (0, 3000), "{:?}", o.ends);
+        assert_eq!(o.per_stick[2], o.answered(), "{:?}", o.per_stick);
+        assert!(o.answered() > 2950, "{:?}", o.ends);
+    }
+}

@@ -287,6 +287,7 @@ impl Sim {
         let spec = JobSpec {
             caller: CallerNo(self.rng.below(u64::from(m.callers)) as u32),
             priority: m.priority,
+            stick: m.stick,
             deadline: m.deadline_s.map_or(Instant::FAR_FUTURE, |d| at(self.now + d)),
             ..JobSpec::new(GraphNo(g as u32))
         };

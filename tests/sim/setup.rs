@@ -2,7 +2,7 @@
 
 use ncs2::blob::BlobHash;
 use ncs2::cache::{CacheKey, GraphNeeds, LoadKey};
-use ncs2::sched::{GraphSpec, SchedConfig, VariantSpec};
+use ncs2::sched::{GraphSpec, SchedConfig, StickNo, VariantSpec};
 
 use super::heat::ThrottleLaw;
 
@@ -62,6 +62,8 @@ pub struct SimModel {
     /// Seconds of one inference per batch size, if other than a multiple of `service_s`.
     pub batch_s: Vec<f64>,
     pub always_refused: bool,
+    /// The only stick that its jobs may run on.
+    pub stick: Option<StickNo>,
 }
 
 pub fn model(n: u8, service_s: f64, arrivals: Arrivals) -> SimModel {
@@ -91,6 +93,7 @@ pub fn model(n: u8, service_s: f64, arrivals: Arrivals) -> SimModel {
         },
         batch_s: Vec::new(),
         always_refused: false,
+        stick: None,
     }
 }
 
