@@ -5,9 +5,8 @@
 
 mod sim;
 
-use sim::{
-    Arrivals, End, Faults, NO_FAULTS, Outcome, Sim, SimConfig, SimStickSpec, asked_seed, model, report,
-};
+use sim::setup::{Faults, NO_FAULTS};
+use sim::{Arrivals, End, Outcome, Sim, SimConfig, SimStickSpec, asked_seed, model, report};
 
 const JOBS: u64 = 50_000;
 

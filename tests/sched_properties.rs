@@ -5,7 +5,8 @@ mod sim;
 
 use ncs2::sched::{Placement, Policy};
 use proptest::prelude::*;
-use sim::{Arrivals, Faults, NO_FAULTS, Sim, SimConfig, model};
+use sim::setup::{Faults, NO_FAULTS};
+use sim::{Arrivals, Sim, SimConfig, model};
 
 fn config() -> impl Strategy<Value = SimConfig> {
     let models =
@@ -79,5 +80,22 @@ proptest! {
         let o = Sim::new(config).run();
         prop_assert!(o.answers[0] > 180, "{:?}", o.answers);
         prop_assert!(o.longest_s[0] < bound + 1.5, "seed {seed}: {}", o.longest_s[0]);
+    }
+}
+
+/// A job that names its stick runs there and nowhere else, waits while the stick is away, and takes its graph there.
+#[test]
+fn pinned_jobs_stay_on_their_stick() {
+    for placement in [Placement::Everywhere, Placement::OnDemand] {
+        let mut m = model(1, 0.01, Arrivals::Poisson(40.0));
+        m.spec.placement = placement;
+        m.stick = Some(ncs2::sched::StickNo(2));
+        let mut config = SimConfig::new(7, 4, vec![m]);
+        config.faults = Faults { unplug_s: 20.0, ..NO_FAULTS };
+        config.jobs = 3000;
+        let o = Sim::new(config).run();
+        assert_eq!((o.stuck, o.ends.values().sum::<u64>()), (0, 3000), "{:?}", o.ends);
+        assert_eq!(o.per_stick[2], o.answered(), "{:?}", o.per_stick);
+        assert!(o.answered() > 2950, "{:?}", o.ends);
     }
 }

@@ -165,7 +165,8 @@ impl Scheduler {
             }
             let Some(stick) = self.choose(key.graph, key.lane, now) else {
                 self.queue.block(node);
-                self.want_load(key.graph, now);
+                let only = if let Lane::Only(stick) = key.lane { Some(stick) } else { None };
+                self.want_load(key.graph, only, now);
                 continue;
             };
             match self.batch_for(node, key.graph, stick, now) {
@@ -409,8 +410,8 @@ impl Scheduler {
                     .map(|(no, _)| no)
             };
             let Some(no) = best(true).or_else(|| best(false)) else {
-                // Nobody can have it now; a stick that comes up asks again.
-                return;
+                // Nobody can have it now: its graph may have gone with the stick.
+                return self.want_load(graph, only, now);
             };
             self.suspect_stick = Some(no);
             if let Some(stick) = self.stick_mut(no) {

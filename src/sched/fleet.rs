@@ -218,14 +218,18 @@ impl Scheduler {
         }
     }
 
-    /// A model has jobs that no stick has room for: one more stick, where that is worth the load.
-    pub(super) fn want_load(&mut self, graph: GraphNo, now: Instant) {
+    /// A model has jobs that no stick has room for: one more stick, where that is worth the load. `only` is the stick that
+    /// the jobs ask for, if they do.
+    pub(super) fn want_load(&mut self, graph: GraphNo, only: Option<StickNo>, now: Instant) {
         let Some(model) = self.model(graph).filter(|m| now >= m.next_load && !m.removed) else { return };
         let (key, needs) = (model.spec.key, model.spec.needs);
         let (mut holders, mut loading, mut up, mut never) = (0_u32, false, 0_u32, 0_u32);
         let mut best: Option<(f64, StickNo, Duration)> = None;
         for (i, stick) in self.sticks.iter().enumerate() {
             let Some(stick) = stick.as_ref().filter(|s| s.up && !s.resetting) else { continue };
+            if only.is_some_and(|o| o.0 as usize != i) {
+                continue;
+            }
             up += 1;
             if let Some(slot) = stick.slot(graph) {
                 holders += u32::from(slot.ready);
@@ -254,7 +258,12 @@ impl Scheduler {
             model.next_load = now + LOAD_LOOK;
         }
         if holders == 0 && up > 0 && never == up {
-            self.flush(graph, |this, job| this.give_up(job, GiveUpReason::NoStick));
+            self.flush(graph, |this, job| {
+                let bound = this.jobs.get(&job).and_then(|j| j.spec.stick);
+                if only.is_none() || bound == only {
+                    this.give_up(job, GiveUpReason::NoStick);
+                }
+            });
             return;
         }
         let Some((_, no, cost)) = best.filter(|_| !loading) else { return };

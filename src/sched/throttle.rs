@@ -74,8 +74,9 @@ impl LawProbe {
 
 /// A stick whose rise is known no better than this, kelvin, is no ground for a decision.
 const KNOWN_RISE_K: f64 = 3.0;
-/// Running free must bring this much more before the heat limit is given up for it.
-const FREE_GAIN: f64 = 1.02;
+/// Running free must bring this much more before the heat limit is given up for it, and this much to stay so.
+const FREE_GAIN: f64 = 1.15;
+const FREE_STAYS: f64 = 1.08;
 
 /// Mean speed of a stick that rests whenever it comes to `limit_c`.
 fn kept_below(fit: &Fit, limit_c: f64) -> f64 {
@@ -110,7 +111,7 @@ pub fn resting_pays(sticks: &[Option<(Fit, Guards)>], slow: f64, config: &HeatCo
         free += running_free(fit, *lower_c, *hysteresis_k, slow);
     }
     // Hysteresis: what is in force needs less to stay.
-    if pays { free <= below * FREE_GAIN } else { free * FREE_GAIN <= below }
+    free <= below * if pays { FREE_GAIN } else { FREE_STAYS }
 }
 
 /// Slow-down that is no noise, for a stick whose sensor is silent.
