@@ -177,6 +177,7 @@ impl Sticks {
             engine: simulation.engine,
             timing: simulation.timing,
             seed: 0,
+            faults: None,
         })?;
         let ports = select(rack.ports(), &global.device)?;
         Ok(Sticks { rack: Some(rack), ports, simulation: Some(simulation) })
