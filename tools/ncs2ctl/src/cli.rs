@@ -88,8 +88,8 @@ pub struct Global {
     /// With --sim: break as this plan says (not built yet)
     #[arg(long, global = true, value_name = "PLAN", hide = true)]
     pub fault: Option<String>,
-    /// With --sim: write every transfer to this file (not built yet)
-    #[arg(long, global = true, value_name = "FILE", hide = true)]
+    /// Write every transfer to this file: .log for text, .pcapng for Wireshark
+    #[arg(long, global = true, value_name = "FILE", help_heading = "Sticks", value_hint = ValueHint::FilePath)]
     pub trace: Option<PathBuf>,
     /// Defaults from a TOML file (not built yet)
     #[arg(long, global = true, value_name = "FILE", hide = true)]
@@ -206,6 +206,8 @@ Examples:
     Run(Box<RunArgs>),
     /// Measures speed, latency and share of peak
     Bench(Box<BenchArgs>),
+    /// Prints a capture of transfers that --trace wrote, or Wireshark; needs no stick
+    Decode(crate::cmd::decode::DecodeArgs),
     /// Prints completions for a shell
     #[command(after_help = "\
 Examples:

@@ -3,6 +3,7 @@
 //! `cli` says what may be asked, `open` turns it into sticks, `cmd` does it, `output` writes it.
 
 mod bench;
+mod capture;
 mod cli;
 mod cmd;
 mod failure;
@@ -10,6 +11,7 @@ mod interrupt;
 mod open;
 mod output;
 mod tensor;
+mod trace;
 
 use std::ffi::OsString;
 use std::io::{self, IsTerminal};
@@ -30,6 +32,9 @@ fn main() -> ExitCode {
     };
     log_to_stderr(cli.global.verbose, cli.global.color);
     let output = Output::new(&cli.global, cli.command.schema());
+    if let Some(failure) = cli.command.refuse_trace(&cli.global) {
+        return ExitCode::from(output.failure(&failure));
+    }
     let result = match &cli.command {
         Command::List => cmd::list::list(&cli.global, &output),
         Command::Info => cmd::info::info(&cli.global, &output),
@@ -38,6 +43,7 @@ fn main() -> ExitCode {
         }
         Command::Run(args) => cmd::run::run(&cli.global, &output, args),
         Command::Bench(args) => cmd::bench::bench(&cli.global, &output, args),
+        Command::Decode(args) => cmd::decode::decode(&output, args),
         Command::Completions { shell } => cmd::completions::completions(&output, *shell),
         Command::Man { output: folder } => cmd::man::man(&output, folder.as_deref()),
     };
@@ -56,9 +62,23 @@ impl Command {
             Command::Blob { command: BlobCommand::Info { .. } } => "blob-info",
             Command::Run(_) => "run",
             Command::Bench(_) => "bench",
+            Command::Decode(_) => "decode",
             Command::Completions { .. } => "completions",
             Command::Man { .. } => "man",
         }
+    }
+}
+
+impl Command {
+    /// A trace of a command that opens no stick would be empty: asked for, it is refused.
+    fn refuse_trace(&self, global: &cli::Global) -> Option<Failure> {
+        let opens = matches!(self, Command::Info | Command::Run(_) | Command::Bench(_));
+        (global.trace.is_some() && !opens).then(|| {
+            Failure::usage(
+                format!("--trace: expected a command that opens sticks, found {}", self.schema()),
+                "leave it out",
+            )
+        })
     }
 }
 

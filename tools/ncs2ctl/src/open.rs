@@ -1,5 +1,6 @@
 //! `--sim`, `--device` and their companions become sticks, and sticks a fleet. The one place that knows `Rack`.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use ncs2::runtime::FleetConfig;
@@ -10,6 +11,7 @@ use ncs2_device::{Engine, Rack, RackOptions, Timing};
 
 use crate::cli::{EngineArg, Global, Sim, TimingArg};
 use crate::failure::{Failure, Result};
+use crate::trace::Trace;
 
 /// Built-in profile of `--sim N`.
 const DEFAULT_PROFILE: &str = "ncs2";
@@ -77,6 +79,7 @@ pub struct Sticks {
     rack: Option<Rack>,
     ports: Vec<Port>,
     simulation: Option<Simulation>,
+    trace: Option<PathBuf>,
 }
 
 /// Opened sticks.
@@ -86,6 +89,7 @@ pub struct Opened {
     /// Set for virtual ones.
     pub simulation: Option<Simulation>,
     rack: Option<Rack>,
+    trace: Option<Trace>,
 }
 
 /// Finds every stick without opening any.
@@ -155,9 +159,6 @@ impl Sticks {
         if global.fault.is_some() {
             return Err(Failure::not_built("--fault"));
         }
-        if global.trace.is_some() {
-            return Err(Failure::not_built("--trace"));
-        }
         let simulation = Simulation {
             profile: profile.unwrap_or(DEFAULT_PROFILE).to_owned(),
             engine: match global.engine {
@@ -179,7 +180,7 @@ impl Sticks {
             seed: 0,
         })?;
         let ports = select(rack.ports(), &global.device)?;
-        Ok(Sticks { rack: Some(rack), ports, simulation: Some(simulation) })
+        Ok(Sticks { rack: Some(rack), ports, simulation: Some(simulation), trace: global.trace.clone() })
     }
 
     fn real(global: &Global) -> Result<Self> {
@@ -206,16 +207,20 @@ impl Sticks {
             .filter(|id| global.device.is_empty() || global.device.iter().any(|wanted| wanted == id.as_str()))
             .map(|id| boot::port(id, options.clone()))
             .collect();
-        Ok(Sticks { rack: None, ports, simulation: None })
+        Ok(Sticks { rack: None, ports, simulation: None, trace: global.trace.clone() })
     }
 
     /// Opens them, at the same time. Fails when none opens.
     pub fn open(self, config: FleetConfig) -> Result<Opened> {
+        let trace = self.trace.as_deref().map(Trace::create).transpose()?;
         let mut builder = Fleet::builder().config(config);
         for port in self.ports {
-            builder = builder.port(port);
+            builder = builder.port(match &trace {
+                Some(trace) => trace.port(port),
+                None => port,
+            });
         }
-        Ok(Opened { fleet: builder.open()?, simulation: self.simulation, rack: self.rack })
+        Ok(Opened { fleet: builder.open()?, simulation: self.simulation, rack: self.rack, trace })
     }
 }
 
@@ -227,9 +232,10 @@ impl Opened {
 
     /// Drains and closes the sticks; virtual ones stop after that.
     pub fn close(self) -> Result<()> {
-        let Opened { fleet, rack, .. } = self;
+        let Opened { fleet, rack, trace, .. } = self;
         let closed = fleet.close(DRAIN);
         drop(rack);
+        trace.map_or(Ok(()), Trace::finish)?;
         Ok(closed?)
     }
 }
@@ -242,7 +248,6 @@ fn refuse_without_sim(global: &Global) -> Result {
         (flag(global.engine.is_some(), "NCS2_ENGINE"), "--engine"),
         (flag(global.timing.is_some(), "NCS2_TIMING"), "--timing"),
         (global.fault.is_some(), "--fault"),
-        (global.trace.is_some(), "--trace"),
     ];
     match given.into_iter().find(|(given, _)| *given) {
         Some((_, flag)) => {

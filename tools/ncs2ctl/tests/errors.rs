@@ -57,7 +57,6 @@ fn what_is_not_built_is_refused_by_name() {
     }
     fails(&["--sim", "1", "bench", blob, blob], "bench", 2, "Unsupported", &["several networks"]);
     fails(&["--sim", "1", "--fault", "x", "info"], "info", 2, "Unsupported", &["--fault"]);
-    fails(&["--sim", "1", "--trace", "x", "info"], "info", 2, "Unsupported", &["--trace"]);
     fails(&["--sim", "unix:/x", "info"], "info", 2, "Unsupported", &["unix:"]);
     fails(&["--config", "x", "info"], "info", 2, "Unsupported", &["--config"]);
 }
