@@ -206,6 +206,8 @@ Examples:
     Run(Box<RunArgs>),
     /// Measures speed, latency and share of peak
     Bench(Box<BenchArgs>),
+    /// Prints temperatures, levels and what is left until the sticks slow down
+    Thermal(crate::cmd::thermal::ThermalArgs),
     /// Prints a capture of transfers that --trace wrote, or Wireshark; needs no stick
     Decode(crate::cmd::decode::DecodeArgs),
     /// Prints completions for a shell
@@ -519,14 +521,16 @@ pub fn duration(text: &str) -> Result<Duration, String> {
     Duration::try_from_secs_f64(seconds).map_err(|_| expected())
 }
 
-fn positive_duration(text: &str) -> Result<Duration, String> {
+/// As [`duration`], at least 10 ms.
+pub fn positive_duration(text: &str) -> Result<Duration, String> {
     match duration(text)? {
         d if d < Duration::from_millis(10) => Err("expected at least 10ms".into()),
         d => Ok(d),
     }
 }
 
-fn positive(text: &str) -> Result<f64, String> {
+/// A number above 0.
+pub fn positive(text: &str) -> Result<f64, String> {
     match text.parse::<f64>() {
         Ok(x) if x.is_finite() && x > 0.0 => Ok(x),
         _ => Err("expected a number above 0".into()),

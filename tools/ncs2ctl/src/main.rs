@@ -7,6 +7,7 @@ mod capture;
 mod cli;
 mod cmd;
 mod failure;
+mod heat;
 mod interrupt;
 mod open;
 mod output;
@@ -43,6 +44,7 @@ fn main() -> ExitCode {
         }
         Command::Run(args) => cmd::run::run(&cli.global, &output, args),
         Command::Bench(args) => cmd::bench::bench(&cli.global, &output, args),
+        Command::Thermal(args) => cmd::thermal::thermal(&cli.global, &output, args),
         Command::Decode(args) => cmd::decode::decode(&output, args),
         Command::Completions { shell } => cmd::completions::completions(&output, *shell),
         Command::Man { output: folder } => cmd::man::man(&output, folder.as_deref()),
@@ -62,6 +64,7 @@ impl Command {
             Command::Blob { command: BlobCommand::Info { .. } } => "blob-info",
             Command::Run(_) => "run",
             Command::Bench(_) => "bench",
+            Command::Thermal(_) => "thermal",
             Command::Decode(_) => "decode",
             Command::Completions { .. } => "completions",
             Command::Man { .. } => "man",
@@ -72,7 +75,7 @@ impl Command {
 impl Command {
     /// A trace of a command that opens no stick would be empty: asked for, it is refused.
     fn refuse_trace(&self, global: &cli::Global) -> Option<Failure> {
-        let opens = matches!(self, Command::Info | Command::Run(_) | Command::Bench(_));
+        let opens = matches!(self, Command::Info | Command::Run(_) | Command::Bench(_) | Command::Thermal(_));
         (global.trace.is_some() && !opens).then(|| {
             Failure::usage(
                 format!("--trace: expected a command that opens sticks, found {}", self.schema()),

@@ -20,6 +20,8 @@ fn every_help_has_an_example() {
         &["completions"],
         &["man"],
         &["decode"],
+        &["thermal"],
+        &["thermal", "watch"],
     ] {
         let ran = run(&[command, &["--help"]].concat());
         assert_eq!(ran.code, 0, "{command:?}");
@@ -47,8 +49,20 @@ fn completions_and_pages_come_from_the_same_definitions() {
         .map(|e| e.expect("entry").file_name().into_string().expect("UTF-8"))
         .collect();
     names.sort();
-    let commands =
-        ["-bench", "-blob-info", "-blob", "-completions", "-decode", "-info", "-list", "-man", "-run", ""];
+    let commands = [
+        "-bench",
+        "-blob-info",
+        "-blob",
+        "-completions",
+        "-decode",
+        "-info",
+        "-list",
+        "-man",
+        "-run",
+        "-thermal-watch",
+        "-thermal",
+        "",
+    ];
     assert_eq!(names, commands.map(|c| format!("ncs2ctl{c}.1")));
     let bench = std::fs::read_to_string(folder.path().join("ncs2ctl-bench.1")).expect("written");
     assert!(bench.contains("target\\-tops"), "{bench}");

@@ -8,3 +8,4 @@ pub mod info;
 pub mod list;
 pub mod man;
 pub mod run;
+pub mod thermal;
