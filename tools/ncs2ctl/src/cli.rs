@@ -91,9 +91,12 @@ pub struct Global {
     /// Write every transfer to this file: .log for text, .pcapng for Wireshark
     #[arg(long, global = true, value_name = "FILE", help_heading = "Sticks", value_hint = ValueHint::FilePath)]
     pub trace: Option<PathBuf>,
-    /// Defaults from a TOML file (not built yet)
-    #[arg(long, global = true, value_name = "FILE", hide = true)]
+    /// Take defaults from this TOML file
+    #[arg(long, global = true, value_name = "FILE", help_heading = "Output", value_hint = ValueHint::FilePath)]
     pub config: Option<PathBuf>,
+    /// What that file says.
+    #[arg(skip)]
+    pub file: crate::config::File,
     /// Print one JSON document instead of text
     #[arg(long, global = true, help_heading = "Output")]
     pub json: bool,
@@ -208,6 +211,8 @@ Examples:
     Bench(Box<BenchArgs>),
     /// Prints temperatures, levels and what is left until the sticks slow down
     Thermal(crate::cmd::thermal::ThermalArgs),
+    /// Prints the defaults in force and where each came from
+    Config(crate::cmd::config::ConfigArgs),
     /// Prints a capture of transfers that --trace wrote, or Wireshark; needs no stick
     Decode(crate::cmd::decode::DecodeArgs),
     /// Prints completions for a shell
@@ -371,6 +376,9 @@ Examples:
   ncs2ctl --sim 3 bench net.blob --duration 30s --target-tops 1
   ncs2ctl --sim 3 --timing zero bench net.blob        # the host's own cost
   ncs2ctl bench net.blob --json --min-fps 100 || echo too slow
+  ncs2ctl bench net.blob --depth 1..8                  # which depth pays
+  ncs2ctl bench net.blob --save a.json; ncs2ctl bench net.blob --compare a.json
+  ncs2ctl bench net.blob --soak --duration 1m          # what heat takes
 
 Ctrl-C ends the run early and still prints the report.")]
 pub struct BenchArgs {
@@ -383,8 +391,8 @@ pub struct BenchArgs {
     /// How long to run before measuring
     #[arg(long, value_name = "TIME", default_value = "1s", value_parser = duration)]
     pub warmup: Duration,
-    /// Inferences in flight on each graph of each stick: auto or 1 to 16
-    #[arg(long, value_name = "auto|N", default_value = "auto")]
+    /// Inferences in flight on each graph of each stick: auto, 1 to 16, or a range for a sweep
+    #[arg(long, value_name = "auto|N|A..B", default_value = "auto")]
     pub depth: Depth,
     /// Instances of the graph on each stick, 1 to 4
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=4))]
@@ -416,6 +424,12 @@ pub struct BenchArgs {
     /// Write the JSON report to this file too
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub save: Option<PathBuf>,
+    /// Show the difference to a saved report, and whether it is more than noise
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub compare: Option<PathBuf>,
+    /// Measure again and again, each time for --duration, until the temperature is level or Ctrl-C
+    #[arg(long)]
+    pub soak: bool,
     /// Known to the contract, refused until they are built.
     #[command(flatten)]
     pub later: LaterBenchArgs,
@@ -428,10 +442,6 @@ pub struct LaterBenchArgs {
     batch: Option<String>,
     #[arg(long, hide = true)]
     policy: Option<String>,
-    #[arg(long, hide = true)]
-    soak: bool,
-    #[arg(long, hide = true)]
-    compare: Option<PathBuf>,
     #[arg(long, hide = true)]
     batch_sizes: Option<String>,
     #[arg(long, hide = true)]
@@ -455,8 +465,6 @@ impl LaterBenchArgs {
             (self.batch.is_some(), "--batch"),
             // What first light does anyway may be asked for by name.
             (self.policy.as_deref().is_some_and(|p| p != "round-robin"), "--policy (other than round-robin)"),
-            (self.soak, "--soak"),
-            (self.compare.is_some(), "--compare"),
             (self.batch_sizes.is_some(), "--batch-sizes"),
             (self.targets.is_some(), "--targets"),
             (self.levels, "--levels"),

@@ -10,6 +10,7 @@ use ncs2::{ErrorKind, Fleet, Port, StickId};
 use ncs2_device::{Engine, Rack, RackOptions, Timing};
 
 use crate::cli::{EngineArg, Global, Sim, TimingArg};
+use crate::config;
 use crate::failure::{Failure, Result};
 use crate::trace::Trace;
 
@@ -140,9 +141,6 @@ fn product(id: u16) -> String {
 impl Sticks {
     /// The sticks that the flags name. `engine` is what virtual ones compute unless a flag says otherwise.
     pub fn find(global: &Global, engine: Engine) -> Result<Self> {
-        if global.config.is_some() {
-            return Err(Failure::not_built("--config"));
-        }
         match &global.sim {
             Some(Sim::Server(_)) => Err(Failure::not_built("--sim unix:PATH")),
             Some(Sim::Rack { sticks, profile }) => {
@@ -242,11 +240,11 @@ impl Opened {
 
 /// These flags shape virtual sticks; on real ones they would do nothing, so they are refused.
 fn refuse_without_sim(global: &Global) -> Result {
-    // A default from the environment waits for the day that --sim is given; a flag is meant for this run.
-    let flag = |set: bool, variable: &str| set && std::env::var_os(variable).is_none();
+    // A default from the environment or the file waits for the day that --sim is given; a flag is meant for this run.
+    let flag = |set: bool, key: &str| set && !config::is_standing(&global.file, key);
     let given = [
-        (flag(global.engine.is_some(), "NCS2_ENGINE"), "--engine"),
-        (flag(global.timing.is_some(), "NCS2_TIMING"), "--timing"),
+        (flag(global.engine.is_some(), "engine"), "--engine"),
+        (flag(global.timing.is_some(), "timing"), "--timing"),
         (global.fault.is_some(), "--fault"),
     ];
     match given.into_iter().find(|(given, _)| *given) {

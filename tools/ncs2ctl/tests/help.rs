@@ -20,6 +20,7 @@ fn every_help_has_an_example() {
         &["completions"],
         &["man"],
         &["decode"],
+        &["config"],
         &["thermal"],
         &["thermal", "watch"],
     ] {

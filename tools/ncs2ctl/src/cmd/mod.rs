@@ -3,6 +3,7 @@
 pub mod bench;
 pub mod blob;
 pub mod completions;
+pub mod config;
 pub mod decode;
 pub mod info;
 pub mod list;
