@@ -103,6 +103,16 @@ impl Output {
         self.text(&text)
     }
 
+    /// Writes one of several documents, on a line of its own.
+    pub fn line(&self, body: &impl Serialize) -> Result {
+        let value: serde_json::Value = serde_json::from_str(&self.render(body)).expect("just written");
+        // Maps of serde_json are sorted; the schema must stay in front.
+        let mut rest = value;
+        let schema = rest.as_object_mut().and_then(|map| map.remove("schema")).unwrap_or_default();
+        let rest = rest.to_string();
+        self.text(&format!("{{\"schema\":{schema},{}\n", rest.strip_prefix('{').unwrap_or(&rest)))
+    }
+
     /// The document as text.
     pub fn render(&self, body: &impl Serialize) -> String {
         #[derive(Serialize)]

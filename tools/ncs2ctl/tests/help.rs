@@ -22,6 +22,14 @@ fn every_help_has_an_example() {
         &["setup", "openvino"],
         &["completions"],
         &["man"],
+        &["decode"],
+        &["firmware", "list"],
+        &["firmware", "verify"],
+        &["udev", "print"],
+        &["udev", "install"],
+        &["config"],
+        &["thermal"],
+        &["thermal", "watch"],
     ] {
         let ran = run(&[command, &["--help"]].concat());
         assert_eq!(ran.code, 0, "{command:?}");
@@ -56,12 +64,22 @@ fn completions_and_pages_come_from_the_same_definitions() {
         "-check",
         "-compile",
         "-completions",
+        "-config",
+        "-decode",
+        "-firmware-list",
+        "-firmware-verify",
+        "-firmware",
         "-info",
         "-list",
         "-man",
         "-run",
         "-setup-openvino",
         "-setup",
+        "-thermal-watch",
+        "-thermal",
+        "-udev-install",
+        "-udev-print",
+        "-udev",
         "",
     ];
     assert_eq!(names, commands.map(|c| format!("ncs2ctl{c}.1")));

@@ -25,6 +25,7 @@ const MAX_REFUSALS: u32 = 200;
 const REFUSAL_PAUSE: Duration = Duration::from_millis(10);
 
 /// What to send.
+#[derive(Clone)]
 pub struct Plan {
     /// Sent in turn.
     pub inputs: Vec<Element>,
