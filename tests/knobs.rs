@@ -2,6 +2,8 @@
 //!
 //! Everything here is simulated.
 
+#![allow(clippy::needless_range_loop, reason = "pairs of knobs are pairs of indices")]
+
 #[allow(dead_code, reason = "shared with the tests of the fleet")]
 #[path = "fleet/common.rs"]
 mod common;

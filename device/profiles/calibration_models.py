@@ -3,7 +3,7 @@
     calibration_models.py DIR [NAME...]      needs numpy and onnx 1.12 (what the 2021.4.2 compiler reads)
 
 Compile each with the vendor's compiler (two throughput streams unless calibration.toml says otherwise), then make the
-table: cargo run -p ncs2-device --example calibration_table -- DIR > device/profiles/calibration.toml
+table: cargo run -p ncs2-device --example calibration_table -- NAME=FILE.blob... > device/profiles/calibration.toml
 """
 import sys
 
