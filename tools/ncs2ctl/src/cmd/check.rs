@@ -215,6 +215,10 @@ pub fn check(global: &Global, output: &Output, args: &CheckArgs) -> Result<Outco
 
 impl Expected {
     /// The references of inference `n`, one for each output where there is one.
+    #[cfg_attr(
+        not(feature = "openvino"),
+        allow(unused_variables, reason = "only a model looks at the input")
+    )]
     fn of(&mut self, graph: &Graph, n: usize, element: &Element) -> Result<Vec<Option<Vec<f64>>>> {
         match self {
             Expected::Files(files) => Ok(files.get(n).cloned().unwrap_or_default()),
