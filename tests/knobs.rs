@@ -35,6 +35,7 @@ const KNOBS: [(&str, &[&str]); 12] = [
 type Case = [usize; KNOBS.len()];
 
 /// Rows in which every pair of values of every two knobs occurs, greedily from random candidates.
+#[allow(clippy::needless_range_loop, reason = "pairs of knobs are named by their numbers")]
 fn pairwise(rng: &mut Rng) -> Vec<Case> {
     let mut missing: std::collections::BTreeSet<(usize, usize, usize, usize)> = Default::default();
     for i in 0..KNOBS.len() {
