@@ -19,7 +19,7 @@ use crate::onnx::{Model, Node, edit};
 pub struct Trace {
     /// The last layer whose values some stage has: name, operator, stage.
     pub agrees: Option<(String, String, usize)>,
-    /// The layer behind it: the first that differs.
+    /// The layer behind it: the first that may differ. Views (Reshape, Concat) have no stage of their own, so look from it on.
     pub differs: Option<(String, String)>,
 }
 
@@ -28,10 +28,10 @@ impl Trace {
     pub fn text(&self) -> String {
         let after = match &self.agrees {
             Some((name, op, stage)) => format!("agrees up to layer {name} ({op}), which is stage {stage}"),
-            None => "no layer's values were found in the blob".to_owned(),
+            None => "agrees in no layer".to_owned(),
         };
         match &self.differs {
-            Some((name, op)) => format!("{after}; the first that differs is {name} ({op})"),
+            Some((name, op)) => format!("{after}; no layer from {name} ({op}) on was found"),
             None => after,
         }
     }
@@ -131,13 +131,10 @@ mod tests {
         let trace = summarise(&layers, &[None, Some(3), None]);
         assert_eq!(
             trace.text(),
-            "agrees up to layer r (Relu), which is stage 3; the first that differs is a (Add)"
+            "agrees up to layer r (Relu), which is stage 3; no layer from a (Add) on was found"
         );
         let trace = summarise(&layers, &[None, None, None]);
-        assert_eq!(
-            trace.text(),
-            "no layer's values were found in the blob; the first that differs is c (Conv)"
-        );
+        assert_eq!(trace.text(), "agrees in no layer; no layer from c (Conv) on was found");
         assert_eq!(summarise(&layers, &[None, None, Some(7)]).differs, None);
     }
 
