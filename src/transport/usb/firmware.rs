@@ -86,6 +86,13 @@ impl Firmware {
             return Err(failed(ErrorKind::Firmware, format!("{size} bytes are no firmware of this stick")));
         }
         let image = fs::read(path).map_err(|e| failed(kind_of(&e), "cannot be read".into()).caused_by(e))?;
+        Self::from_image(path, image, any_firmware)
+    }
+
+    /// The same for an image that was read already, out of the archive or file `path`.
+    pub fn from_image(path: &Path, image: Vec<u8>, any_firmware: bool) -> Result<Self> {
+        let failed =
+            |kind, detail: String| Error::new(kind, OP).detail(format!("{}: {detail}", path.display()));
         let sha256: String = Sha256::digest(&image).iter().map(|byte| format!("{byte:02x}")).collect();
         let known = manifest().into_iter().find(|k| k.bytes == image.len() as u64 && k.sha256 == sha256);
         if known.is_none() && !any_firmware {

@@ -1,13 +1,18 @@
-//! `ncs2ctl firmware list` and `ncs2ctl firmware verify`
+//! `ncs2ctl firmware list`, `firmware verify` and `firmware install`
 
-use std::path::PathBuf;
+use std::fs::{self, File};
+use std::io::Read;
+use std::path::{Path, PathBuf};
 
 use clap::{Subcommand, ValueHint};
+use ncs2::ErrorKind;
 use ncs2::transport::usb::firmware::{self, Firmware};
 use serde::Serialize;
+use zip::ZipArchive;
 
+use crate::aside;
 use crate::cli::Global;
-use crate::failure::{Outcome, Result};
+use crate::failure::{Failure, Outcome, Result};
 use crate::output::Output;
 
 /// `firmware …`
@@ -31,7 +36,24 @@ Examples:
         #[arg(value_hint = ValueHint::FilePath)]
         file: Option<PathBuf>,
     },
+    /// Takes the firmware out of a wheel, a folder or a file of yours and puts it where sticks are booted from
+    #[command(after_help = "\
+Examples:
+  ncs2ctl firmware install openvino-2021.4.2-*.whl
+  ncs2ctl firmware install /opt/intel/openvino_2021
+
+The wheel is that of the Python package openvino==2021.4.2 for Linux.")]
+    Install {
+        /// A wheel, a folder of an installed OpenVINO, or the .mvcmd file itself
+        #[arg(value_name = "WHEEL|FOLDER|FILE", value_hint = ValueHint::AnyPath)]
+        from: PathBuf,
+    },
 }
+
+/// Larger entries of an archive are no firmware.
+const LARGEST_BYTES: u64 = 64 << 20;
+/// Folders below the named one that are searched.
+const DEEPEST: usize = 8;
 
 #[derive(Serialize)]
 struct Listed {
@@ -73,7 +95,113 @@ pub fn firmware(global: &Global, output: &Output, command: &FirmwareCommand) -> 
     match command {
         FirmwareCommand::List => list(output),
         FirmwareCommand::Verify { file } => verify(global, output, file.as_ref()),
+        FirmwareCommand::Install { from } => install(global, output, from),
     }
+}
+
+#[derive(Serialize)]
+struct Installed {
+    simulated: bool,
+    from: String,
+    file: String,
+    size_bytes: usize,
+    sha256: String,
+    known: bool,
+    release: Option<String>,
+}
+
+fn install(global: &Global, output: &Output, from: &Path) -> Result<Outcome> {
+    let (name, found) = take(from, global.any_firmware)?;
+    let folder = firmware::data_folder().ok_or_else(|| {
+        Failure::new(
+            ErrorKind::NotFound,
+            "expected a home folder to install the firmware under, found none",
+            "set HOME or XDG_DATA_HOME",
+        )
+    })?;
+    fs::create_dir_all(&folder).map_err(|e| Failure::file(&folder, "make", &e))?;
+    let file = folder.join(name);
+    aside::write(&file, &found.image)?;
+    let release = found.known.map(|k| k.release);
+    if output.is_json() {
+        output.document(&Installed {
+            simulated: false,
+            from: from.display().to_string(),
+            file: file.display().to_string(),
+            size_bytes: found.image.len(),
+            sha256: found.sha256,
+            known: release.is_some(),
+            release,
+        })?;
+    } else {
+        let what = release.unwrap_or_else(|| "a release that this version does not know".into());
+        output.text(&format!("installed  {}: {} bytes, of {what}\n", file.display(), found.image.len()))?;
+    }
+    Ok(Outcome::Ok)
+}
+
+/// The firmware in `from` and the name to keep it under: the first that the manifest knows, else what the user insists on.
+fn take(from: &Path, any_firmware: bool) -> Result<(String, Firmware)> {
+    let names: Vec<String> = firmware::manifest().into_iter().map(|known| known.name).collect();
+    let none = || {
+        Failure::new(
+            ErrorKind::Firmware,
+            format!("{}: expected {} in it, found none", from.display(), names.join(" or ")),
+            "give the wheel of openvino==2021.4.2 for Linux, or a folder that it was unpacked or installed to",
+        )
+    };
+    let file_name =
+        |path: &Path| path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
+    if from.is_dir() {
+        let path = search(from, &names, DEEPEST).ok_or_else(none)?;
+        return Ok((file_name(&path), Firmware::read(&path, any_firmware)?));
+    }
+    let mut file = File::open(from).map_err(|e| Failure::file(from, "read", &e))?;
+    let mut magic = [0; 2];
+    // A file of fewer bytes is no archive, and no firmware either: reading it as one says so.
+    let is_archive = file.read_exact(&mut magic).is_ok() && &magic == b"PK";
+    if !is_archive {
+        let known = Firmware::read(from, any_firmware)?;
+        let name = known
+            .known
+            .as_ref()
+            .map_or_else(|| names.first().cloned().unwrap_or_default(), |k| k.name.clone());
+        return Ok((name, known));
+    }
+    let damaged = |e: std::io::Error| {
+        Failure::new(
+            ErrorKind::InvalidInput,
+            format!("{}: a damaged archive: {e}", from.display()),
+            "fetch the wheel again",
+        )
+    };
+    let mut archive = ZipArchive::new(file).map_err(|e| damaged(e.into()))?;
+    let entry = archive
+        .file_names()
+        .filter_map(|name| name.ok().map(|name| name.into_owned()))
+        .find(|entry| names.contains(&file_name(Path::new(entry))))
+        .ok_or_else(none)?;
+    let mut image = Vec::new();
+    archive
+        .by_name(&entry)
+        .map_err(std::io::Error::from)
+        .and_then(|entry| entry.take(LARGEST_BYTES).read_to_end(&mut image))
+        .map_err(damaged)?;
+    Ok((file_name(Path::new(&entry)), Firmware::from_image(from, image, any_firmware)?))
+}
+
+fn search(folder: &Path, names: &[String], depth: usize) -> Option<PathBuf> {
+    let mut folders = Vec::new();
+    for entry in fs::read_dir(folder).ok()?.filter_map(std::result::Result::ok) {
+        let kind = entry.file_type().ok()?;
+        if kind.is_file() && names.iter().any(|name| entry.file_name() == name.as_str()) {
+            return Some(entry.path());
+        }
+        if kind.is_dir() && depth > 0 {
+            folders.push(entry.path());
+        }
+    }
+    folders.iter().find_map(|folder| search(folder, names, depth - 1))
 }
 
 fn list(output: &Output) -> Result<Outcome> {
