@@ -2,7 +2,7 @@
 //!
 //! As BBR does, it takes the largest rate and the smallest latency seen; their product is the least number in flight that
 //! could reach that rate. It climbs from 1 while the measured rate grows, settles on the smallest depth within
-//! [`KEEP`] of the best, and from then on tries one more or one less for a short window every two minutes at most. Windows
+//! `KEEP` of the best, and from then on tries one more or one less for a short window every two minutes at most. Windows
 //! in which the caller did not fill the depth teach nothing.
 
 use std::time::Duration;
