@@ -234,6 +234,13 @@ Examples:
         #[command(subcommand)]
         command: crate::cmd::udev::UdevCommand,
     },
+    /// Virtual sticks for other processes and kernels, and how well their timing fits
+    #[command(subcommand_required = true, arg_required_else_help = true)]
+    Sim {
+        /// What to do.
+        #[command(subcommand)]
+        command: crate::cmd::sim::SimCommand,
+    },
     /// Prints a capture of transfers that --trace wrote, or Wireshark; needs no stick
     Decode(crate::cmd::decode::DecodeArgs),
     /// Prints completions for a shell

@@ -7,7 +7,7 @@ use ncs2::runtime::FleetConfig;
 use ncs2::transport::usb::{boot, discover};
 use ncs2::wire::{DdrType, FirmwarePatches};
 use ncs2::{ErrorKind, Fleet, Port, StickId};
-use ncs2_device::{Engine, Rack, RackOptions, Timing};
+use ncs2_device::{Engine, FaultPlan, Rack, RackOptions, Timing};
 
 use crate::cli::{EngineArg, Global, Sim, TimingArg};
 use crate::config;
@@ -154,9 +154,7 @@ impl Sticks {
     }
 
     fn simulated(global: &Global, sticks: usize, profile: Option<&str>, engine: Engine) -> Result<Self> {
-        if global.fault.is_some() {
-            return Err(Failure::not_built("--fault"));
-        }
+        let faults = global.fault.as_ref().map(FaultPlan::load).transpose()?;
         let simulation = Simulation {
             profile: profile.unwrap_or(DEFAULT_PROFILE).to_owned(),
             engine: match global.engine {
@@ -176,7 +174,7 @@ impl Sticks {
             engine: simulation.engine,
             timing: simulation.timing,
             seed: 0,
-            faults: None,
+            faults,
         })?;
         let ports = select(rack.ports(), &global.device)?;
         Ok(Sticks { rack: Some(rack), ports, simulation: Some(simulation), trace: global.trace.clone() })

@@ -56,7 +56,7 @@ fn what_is_not_built_is_refused_by_name() {
         fails(&args, "bench", 2, "Unsupported", &[flag[0], "not built yet"]);
     }
     fails(&["--sim", "1", "bench", blob, blob], "bench", 2, "Unsupported", &["several networks"]);
-    fails(&["--sim", "1", "--fault", "x", "info"], "info", 2, "Unsupported", &["--fault"]);
+    fails(&["--sim", "1", "--fault", "no-such.toml", "info"], "info", 2, "NotFound", &["no-such.toml"]);
     fails(&["--sim", "unix:/x", "info"], "info", 2, "Unsupported", &["unix:"]);
 }
 

@@ -13,5 +13,6 @@ pub mod list;
 pub mod man;
 pub mod run;
 pub mod setup;
+pub mod sim;
 pub mod thermal;
 pub mod udev;

@@ -1,0 +1,187 @@
+//! `ncs2ctl sim serve` and `ncs2ctl sim calibrate`: the virtual stick as a product of its own.
+
+use clap::{Args, Subcommand};
+use ncs2::ErrorKind;
+use ncs2_device::face::{Address, Face, ServeOptions, Server, serve};
+use ncs2_device::{Engine, Profile, Timing, calibrate};
+use serde::Serialize;
+
+use crate::cli::{EngineArg, Global, TimingArg};
+use crate::failure::{Failure, Outcome, Result};
+use crate::interrupt::Interrupt;
+use crate::output::Output;
+
+/// `sim …`
+#[derive(Subcommand, Debug)]
+pub enum SimCommand {
+    /// Serves virtual sticks to kernels in QEMU, to this machine's own, or to other processes, until Ctrl-C
+    #[command(after_help = "\
+Examples:
+  ncs2ctl sim serve --usbredir /tmp/stick.sock
+  ncs2ctl sim serve --vhci --sticks 4 --engine hash   # needs root and the module vhci-hcd
+  ncs2ctl sim serve --socket /tmp/sticks.sock --control /tmp/control.sock
+
+QEMU: -chardev socket,id=r0,path=/tmp/stick.sock,reconnect=1 -device qemu-xhci,id=x -device usb-redir,chardev=r0,bus=x.0")]
+    Serve(Box<ServeArgs>),
+    /// Prints what the virtual stick's timing predicts beside the published figures
+    #[command(after_help = "\
+Examples:
+  ncs2ctl sim calibrate
+  ncs2ctl sim calibrate --profile usb2 --json
+  ncs2ctl sim calibrate --leave-one-out        # takes longer: one fit a figure")]
+    Calibrate {
+        /// Built-in profile, or a file
+        #[arg(long, value_name = "PROFILE", default_value = "ncs2")]
+        profile: String,
+        /// Also predict each figure by constants that were fitted to all others
+        #[arg(long)]
+        leave_one_out: bool,
+    },
+}
+
+/// `sim serve`
+#[derive(Args, Debug)]
+pub struct ServeArgs {
+    /// Listen for QEMU's usb-redir at a socket, a TCP port of loopback, or a character device
+    #[arg(long, value_name = "SOCKET|PORT|DEVICE")]
+    usbredir: Vec<String>,
+    /// Plug the sticks into this machine's vhci-hcd; needs root
+    #[arg(long)]
+    vhci: bool,
+    /// Listen for other processes of this software at a socket
+    #[arg(long, value_name = "PATH")]
+    socket: Vec<String>,
+    /// Take commands such as `unplug 0`, a line each, at a socket
+    #[arg(long, value_name = "PATH")]
+    control: Option<String>,
+    /// Sticks of each face
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=64))]
+    sticks: u16,
+    /// Built-in profile, or a file
+    #[arg(long, value_name = "PROFILE", default_value = "ncs2")]
+    profile: String,
+    /// Seed of everything that is drawn by chance
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    seed: u64,
+}
+
+#[derive(Serialize)]
+struct Calibrated<'a> {
+    simulated: bool,
+    profile: &'a str,
+    median_error: f64,
+    largest_error: f64,
+    figures: Vec<Figure>,
+}
+
+#[derive(Serialize)]
+struct Figure {
+    name: String,
+    trust: String,
+    unit: String,
+    published: f64,
+    predicted: f64,
+    error: f64,
+    left_out: Option<f64>,
+    left_out_error: Option<f64>,
+}
+
+#[derive(Serialize)]
+struct Served {
+    simulated: bool,
+    sticks: Vec<String>,
+}
+
+/// Serves or calibrates.
+pub fn sim(global: &Global, output: &Output, command: &SimCommand) -> Result<Outcome> {
+    if global.sim.is_some() {
+        return Err(Failure::usage(
+            "--sim has no meaning here: `sim` makes the sticks itself",
+            "leave --sim out",
+        ));
+    }
+    match command {
+        SimCommand::Serve(args) => serve_until_interrupted(global, output, args),
+        SimCommand::Calibrate { profile, leave_one_out } => {
+            print_calibration(output, profile, *leave_one_out)
+        }
+    }
+}
+
+fn serve_until_interrupted(global: &Global, output: &Output, args: &ServeArgs) -> Result<Outcome> {
+    let mut faces: Vec<Face> = args.usbredir.iter().map(|a| Face::Usbredir(Address::parse(a))).collect();
+    faces.extend(args.socket.iter().map(|a| Face::Socket(Address::parse(a))));
+    if args.vhci {
+        faces.push(Face::Vhci);
+    }
+    if faces.is_empty() {
+        return Err(Failure::usage(
+            "expected a face to serve the sticks at, found none",
+            "give --usbredir, --socket or --vhci",
+        ));
+    }
+    let interrupt = Interrupt::install()?;
+    let server: Server = serve(ServeOptions {
+        faces,
+        sticks: usize::from(args.sticks),
+        profile: args.profile.clone(),
+        engine: match global.engine {
+            Some(EngineArg::Hash) => Engine::Hash,
+            Some(EngineArg::Execute) | None => Engine::Execute,
+        },
+        timing: match global.timing {
+            Some(TimingArg::Zero) => Timing::Zero,
+            Some(TimingArg::Model) | None => Timing::Model,
+        },
+        any_firmware: global.any_firmware,
+        seed: args.seed,
+        control: args.control.as_deref().map(Address::parse),
+    })?;
+    output.remark(&format!("serving {} virtual sticks, simulated, until Ctrl-C", server.sticks()));
+    // Its end of the channel lives in the signal handler, so this ends with Ctrl-C alone.
+    let _ = interrupt.channel().recv();
+    let sticks: Vec<String> = server.status()?.iter().map(ToString::to_string).collect();
+    if output.is_json() {
+        output.document(&Served { simulated: true, sticks })?;
+    } else {
+        let lines = sticks.iter().enumerate().map(|(n, s)| format!("{n}  {s}\n")).collect::<String>();
+        output.text(&lines)?;
+    }
+    Ok(Outcome::Ok)
+}
+
+fn print_calibration(output: &Output, name: &str, leave_one_out: bool) -> Result<Outcome> {
+    let profile = Profile::load(name)?;
+    let rows =
+        if leave_one_out { calibrate::leave_one_out(&profile, 1)? } else { calibrate::rows(&profile)? };
+    if rows.is_empty() {
+        return Err(Failure::new(
+            ErrorKind::NotFound,
+            "no published figure to compare with",
+            "see docs/virtual-stick.md",
+        ));
+    }
+    if !output.is_json() {
+        output.text(&calibrate::table(&rows))?;
+        output.remark(&format!(
+            "simulated: profile {name}; errors are simulated against published, no stick was measured"
+        ));
+        return Ok(Outcome::Ok);
+    }
+    let (median_error, largest_error) = calibrate::spread(rows.iter().map(calibrate::Row::error));
+    let figures = rows
+        .iter()
+        .map(|row| Figure {
+            name: row.name.clone(),
+            trust: row.trust.clone(),
+            unit: row.unit.clone(),
+            published: row.published,
+            predicted: row.predicted,
+            error: row.error(),
+            left_out: row.left_out,
+            left_out_error: row.left_out_error(),
+        })
+        .collect();
+    output.document(&Calibrated { simulated: true, profile: name, median_error, largest_error, figures })?;
+    Ok(Outcome::Ok)
+}
