@@ -17,6 +17,11 @@ use ncs2_device::Engine;
 
 static ALLOCATIONS: AtomicU64 = AtomicU64::new(0);
 
+/// Windows of a thousand inferences in one of which nothing may be allocated.
+const WINDOWS: usize = 5;
+/// Allocations of a window that growing queues explain.
+const MOST_GROWTH: u64 = 20;
+
 struct Counting;
 
 // SAFETY: every call goes to the system's allocator unchanged, which owns the memory.
@@ -62,10 +67,17 @@ fn from_the_thousandth_to_the_two_thousandth_inference_nothing_is_allocated() {
                 }
             };
             run(1000);
-            let before = ALLOCATIONS.load(Ordering::Relaxed);
-            run(1000);
-            let allocated = ALLOCATIONS.load(Ordering::Relaxed) - before;
-            assert_eq!(allocated, 0, "{name}, {ordering:?}, depth {depth}: in 1000 inferences");
+            // A queue grows when the scheduler lets more pile up than ever before, which may be late on a busy machine.
+            // Growth ends; an allocation per inference, or per hundred, does not.
+            let mut windows = Vec::with_capacity(WINDOWS);
+            while windows.len() < WINDOWS && windows.last() != Some(&0) {
+                let before = ALLOCATIONS.load(Ordering::Relaxed);
+                run(1000);
+                windows.push(ALLOCATIONS.load(Ordering::Relaxed) - before);
+            }
+            let what = format!("{name}, {ordering:?}, depth {depth}: {windows:?} in 1000 inferences each");
+            assert_eq!(windows.last(), Some(&0), "never steady: {what}");
+            assert!(windows.iter().all(|&n| n < MOST_GROWTH), "more than growth: {what}");
             flying.clear();
             drop(graph);
             fleet.close(LONG).expect("closes");
