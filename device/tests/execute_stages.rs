@@ -102,11 +102,11 @@ graphs! {
     nohw_deconv_asymmetric nohw_deconv_depthwise nohw_fc nohw_fc_planes nohw_fc_rows nohw_global_avg
     nohw_global_max nohw_max_pool nohw_max_pool_3d nohw_max_pool_ceil normalize_c normalize_chw
     normalize_scaled not_equal one_hot_first one_hot_last one_hot_middle pad_constant pad_edge pad_reflect
-    pad_symmetric permute_hw permute_nhwc permute_wc pow power_half power_linear prelu prod prod_broadcast
-    prod_leaky proposal_caffe proposal_few proposal_normalized proposal_probabilities proposal_tensorflow
-    psroi_pooling reduce_and reduce_max reduce_mean reduce_mean_cw reduce_min reduce_sum reduce_sum_all
-    reduce_sum_c reduce_sum_n reduce_sum_w relu reorg_yolo resample_asymmetric_floor resample_corners
-    resample_half_ceil resample_simple resample_tf reverse_sequence roi_align roi_align_max
+    pad_symmetric permute_hw permute_nhwc permute_wc pools_batch3_apart pow power_half power_linear prelu prod
+    prod_broadcast prod_leaky proposal_caffe proposal_few proposal_normalized proposal_probabilities
+    proposal_tensorflow psroi_pooling reduce_and reduce_max reduce_mean reduce_mean_cw reduce_min reduce_sum
+    reduce_sum_all reduce_sum_c reduce_sum_n reduce_sum_w relu reorg_yolo resample_asymmetric_floor
+    resample_corners resample_half_ceil resample_simple resample_tf reverse_sequence roi_align roi_align_max
     roi_pooling_bilinear roi_pooling_max round_away round_even s32_div s32_equal s32_large_sum s32_max
     s32_prod s32_sub s32_sum scale scale_shift scatter_elements scatter_elements_along scatter_update select
     sigmoid slice_backwards slice_begin_mask slice_end_mask slice_one_mask slice_steps small_batch3
