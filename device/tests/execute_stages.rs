@@ -83,14 +83,14 @@ fn check(name: &str) {
 }
 
 graphs! {
-    avg_pool avg_pool_3d avg_pool_exclude avg_pool_include bias broadcast_bidirectional broadcast_explicit
-    broadcast_numpy ceiling clamp concat_strided conv_1x1 conv_3d conv_3x3 conv_3x3_small conv_5x5_stride
-    conv_depthwise conv_depthwise_stride conv_dilated conv_elu conv_groups conv_im2col conv_leaky conv_pool
-    conv_pools_batch3_apart conv_relu6 conv_unequal_strides ctc_decoder deconv deconv_asymmetric
-    deconv_depthwise detection_center detection_clip detection_corner detection_decrease detection_few
-    detection_images detection_keep_all detection_own_boxes detection_own_priors detection_pixels
-    detection_refined detection_variance div elu equal erf exp fc fc_planes floor floor_mod gather_c
-    gather_elements gather_embedding gather_indices gather_nd gather_nd_batches gather_w gelu gemm
+    average_batch4_apart avg_pool avg_pool_3d avg_pool_exclude avg_pool_include bias broadcast_bidirectional
+    broadcast_explicit broadcast_numpy ceiling clamp concat_strided conv_1x1 conv_3d conv_3x3 conv_3x3_small
+    conv_5x5_stride conv_depthwise conv_depthwise_stride conv_dilated conv_elu conv_groups conv_im2col
+    conv_leaky conv_pool conv_pools_batch3_apart conv_relu6 conv_unequal_strides ctc_decoder deconv
+    deconv_asymmetric deconv_depthwise detection_center detection_clip detection_corner detection_decrease
+    detection_few detection_images detection_keep_all detection_own_boxes detection_own_priors
+    detection_pixels detection_refined detection_variance div elu equal erf exp fc fc_planes floor floor_mod
+    gather_c gather_elements gather_embedding gather_indices gather_nd gather_nd_batches gather_w gelu gemm
     gemm_broadcast gemm_transposed gemm_transposed_a gemm_transposed_b global_avg global_max greater
     greater_broadcast greater_equal grn hswish inner_lrn interp_align_corners interp_asymmetric
     interp_asymmetric_down interp_half_pixel interp_linear interp_pytorch leaky_relu less less_equal log
