@@ -1,9 +1,15 @@
 //! Transports from outside: the pipe, the socket, the reactor, and the wrappers around them.
 
+#[path = "transport/fault.rs"]
+mod fault;
 #[path = "transport/pipe.rs"]
 mod pipe;
 #[path = "transport/reactor.rs"]
 mod reactor;
+#[path = "transport/socket.rs"]
+mod socket;
+#[path = "transport/tracer.rs"]
+mod tracer;
 
 use ncs2::transport::{Buffer, Completion, Direction, MemoryKind, Transfer, Transport, TransportInfo};
 

@@ -1,13 +1,11 @@
 //! A virtual stick and its end of a connection: moves transfers between the two, on time.
 
 use std::collections::VecDeque;
-use std::io;
-use std::os::fd::OwnedFd;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
+use std::thread::Thread;
 
 use ncs2::clock::Instant;
 use ncs2::transport::{DeviceEnd, InWriter, PipeDevice, Transfer, TransferError};
-use rustix::event::epoll;
 
 use crate::{BusEvent, VirtualStick};
 
@@ -22,16 +20,15 @@ struct Wire {
     end: DeviceEnd,
     writer: InWriter,
     out: VecDeque<Sent>,
-    /// Where the end's descriptor is registered, for a wait outside of the bay's lock.
-    hosts: Arc<OwnedFd>,
 }
 
-impl Drop for Wire {
-    fn drop(&mut self) {
-        // The host may keep the descriptor's file alive, so it would not leave the set by itself.
-        if let Some(wait) = self.end.wait_on() {
-            let _ = epoll::delete(&*self.hosts, wait.fd);
-        }
+/// The thread that serves the bays, once it runs.
+pub(crate) type ServerThread = Arc<OnceLock<Thread>>;
+
+/// Ends its sleep, or keeps the next one from beginning.
+pub(crate) fn wake(server: &ServerThread) {
+    if let Some(thread) = server.get() {
+        thread.unpark();
     }
 }
 
@@ -45,20 +42,14 @@ impl Bay {
         Bay { stick, wire: None }
     }
 
-    /// A new connection; the stick is booted. `hosts` is the epoll set that wakes the bay's server.
-    pub(crate) fn attach(
-        &mut self,
-        device: PipeDevice,
-        max_packet: usize,
-        hosts: &Arc<OwnedFd>,
-    ) -> io::Result<()> {
+    /// A new connection; the stick is booted. What the host does wakes `server`.
+    pub(crate) fn attach(&mut self, mut device: PipeDevice, max_packet: usize, server: &ServerThread) {
         self.disconnect();
-        if let Some(wait) = device.wait_on() {
-            epoll::add(&**hosts, wait.fd, epoll::EventData::new_u64(0), epoll::EventFlags::IN)?;
-        }
-        let (writer, hosts) = (InWriter::new(max_packet), Arc::clone(hosts));
-        self.wire = Some(Wire { end: device.into(), writer, out: VecDeque::new(), hosts });
-        Ok(())
+        let server = Arc::clone(server);
+        // A futex wakes a thread for less than a descriptor does.
+        device.served_by(move || wake(&server));
+        self.wire =
+            Some(Wire { end: device.into(), writer: InWriter::new(max_packet), out: VecDeque::new() });
     }
 
     /// Ends the connection; every transfer goes back to the host.
@@ -73,7 +64,7 @@ impl Bay {
     pub(crate) fn serve(&mut self, now: Instant) -> bool {
         loop {
             self.stick.handle_timeout(now);
-            if self.settle(now) {
+            if self.settle() {
                 return true;
             }
             let Some(wire) = &mut self.wire else { return false };
@@ -88,13 +79,13 @@ impl Bay {
             let mut progress = wire.pull(&mut self.stick, now);
             progress |= wire.push(&mut self.stick, now);
             if !progress {
-                return self.settle(now);
+                return self.settle();
             }
         }
     }
 
     /// Follows the stick on the bus. True when something happened there.
-    pub(crate) fn settle(&mut self, _now: Instant) -> bool {
+    pub(crate) fn settle(&mut self) -> bool {
         let mut changed = false;
         while let Some(event) = self.stick.poll_bus_event() {
             changed = true;

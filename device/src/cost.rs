@@ -4,6 +4,27 @@ use ncs2::blob::{Graph, Location, Stage, StageKind, View};
 
 use crate::profile::Speed;
 
+/// What a stage asks for, whatever the chip's speed. All a calibration needs of a blob.
+#[derive(Clone, Copy, PartialEq, Debug, Default)]
+pub(crate) struct StageLoad {
+    /// Multiply-accumulates that the NCE's descriptors order.
+    pub(crate) nce_macs: f64,
+    /// Elements of software, divided by the SHAVEs that share them.
+    pub(crate) shave_elements: f64,
+    /// DRAM traffic.
+    pub(crate) bytes: f64,
+}
+
+impl StageLoad {
+    fn cost(&self, speed: &Speed) -> StageCost {
+        let nce_ns = self.nce_macs / speed.nce_macs_per_s * 1e9;
+        let shave_ns = self.shave_elements / speed.shave_elements_per_s * 1e9;
+        let on_nce = self.nce_macs > 0.0;
+        let fixed_us = if on_nce { speed.nce_stage_us } else { speed.stage_us };
+        StageCost { fixed_ns: fixed_us * 1e3, work_ns: nce_ns.max(shave_ns), bytes: self.bytes, on_nce }
+    }
+}
+
 /// One stage on one executor.
 #[derive(Clone, Copy, PartialEq, Debug, Default)]
 pub(crate) struct StageCost {
@@ -13,6 +34,8 @@ pub(crate) struct StageCost {
     pub(crate) work_ns: f64,
     /// DRAM traffic, concurrent with the work, on a bus that executors share.
     pub(crate) bytes: f64,
+    /// Needs one of the chip's NCEs for its work.
+    pub(crate) on_nce: bool,
 }
 
 /// A graph's stages in order, run `batch` times.
@@ -30,17 +53,18 @@ pub(crate) struct GraphCost {
 impl GraphCost {
     /// `blob` are the bytes of the file that `graph` was parsed from.
     pub(crate) fn new(graph: &Graph, blob: &[u8], speed: &Speed) -> Self {
-        let macs = graph.macs(blob);
-        let batch = graph.batch.max(1);
-        let stages = graph.stages.iter().enumerate().map(|(i, stage)| {
-            let ordered = macs.per_stage.get(i).map_or(0, |&(_, ordered)| ordered) as f64 / f64::from(batch);
-            stage_cost(stage, ordered, speed)
-        });
+        let loads = stage_loads(graph, blob);
+        Self::of_loads(&loads, (graph.batch.max(1), graph.shaves, graph.cmx_slices), speed)
+    }
+
+    /// `needs`: batch, SHAVEs and CMX slices of an executor.
+    pub(crate) fn of_loads(loads: &[StageLoad], needs: (u32, u32, u32), speed: &Speed) -> Self {
+        let (batch, shaves, cmx_slices) = needs;
         GraphCost {
-            stages: stages.collect(),
+            stages: loads.iter().map(|load| load.cost(speed)).collect(),
             batch,
-            shaves: graph.shaves,
-            cmx_slices: graph.cmx_slices,
+            shaves,
+            cmx_slices,
             trigger_ns: speed.trigger_us * 1e3,
         }
     }
@@ -53,30 +77,38 @@ impl GraphCost {
     }
 }
 
-fn stage_cost(stage: &Stage, ordered_macs: f64, speed: &Speed) -> StageCost {
-    let nce_ns = if stage.nce.is_some() { ordered_macs / speed.nce_macs_per_s * 1e9 } else { 0.0 };
-    let mut work_ns = nce_ns;
-    if stage.nce.is_none() {
-        work_ns = software_ns(stage, ordered_macs, speed);
+/// The load of each stage, of one batch element.
+pub(crate) fn stage_loads(graph: &Graph, blob: &[u8]) -> Vec<StageLoad> {
+    let macs = graph.macs(blob);
+    let batch = f64::from(graph.batch.max(1));
+    let ordered = |i: usize| macs.per_stage.get(i).map_or(0, |&(_, ordered)| ordered) as f64 / batch;
+    graph.stages.iter().enumerate().map(|(i, stage)| stage_load(stage, ordered(i))).collect()
+}
+
+fn stage_load(stage: &Stage, ordered_macs: f64) -> StageLoad {
+    let (mut nce_macs, mut shave_elements) = (0.0, 0.0);
+    if stage.nce.is_some() {
+        nce_macs = ordered_macs;
+    } else {
+        shave_elements = software_elements(stage, ordered_macs);
     }
     let mut bytes = dram_bytes(stage);
     if let Some(injected) = &stage.injected {
         // Runs beside its parent on units of its own.
-        work_ns = work_ns.max(software_ns(injected, 0.0, speed));
+        shave_elements = shave_elements.max(software_elements(injected, 0.0));
         bytes += dram_bytes(injected);
     }
-    StageCost { fixed_ns: speed.stage_us * 1e3, work_ns, bytes }
+    StageLoad { nce_macs, shave_elements, bytes }
 }
 
 /// SHAVEs work on the elements of the largest operand; a multiply-accumulate counts as an element of an eighth (one
 /// vector instruction does eight of them).
-fn software_ns(stage: &Stage, macs: f64, speed: &Speed) -> f64 {
+fn software_elements(stage: &Stage, macs: f64) -> f64 {
     if stage.kind == StageKind::COPY {
         return 0.0;
     }
     let elements = stage.buffers.iter().filter(|v| is_data(v)).map(View::elements).max().unwrap_or(0) as f64;
-    let work = elements.max(macs / 8.0);
-    work / (speed.shave_elements_per_s * f64::from(stage.shaves.max(1))) * 1e9
+    elements.max(macs / 8.0) / f64::from(stage.shaves.max(1))
 }
 
 fn is_data(view: &View) -> bool {

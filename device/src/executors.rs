@@ -6,6 +6,7 @@ use std::time::Duration;
 use ncs2::clock::Instant;
 
 use crate::cost::GraphCost;
+use crate::profile::Speed;
 
 /// Below this a remainder is rounding, in nanoseconds or bytes.
 const NOTHING: f64 = 1e-6;
@@ -26,6 +27,7 @@ struct Active {
     fixed_ns: f64,
     work_ns: f64,
     bytes: f64,
+    on_nce: bool,
     /// Time of each stage so far.
     stage_ns: Vec<f32>,
     /// The result is out; the executor rests, because the stick is hot.
@@ -49,15 +51,40 @@ impl Active {
         }
         let cost = self.cost.stages[self.stage];
         (self.fixed_ns, self.work_ns, self.bytes) = (cost.fixed_ns, cost.work_ns, cost.bytes);
+        self.on_nce = cost.on_nce;
         self.stage += 1;
         true
     }
 }
 
+/// What all executors share.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Chip {
+    pub(crate) dram_bytes_per_ns: f64,
+    /// Neural compute engines; more executors than that take turns on them.
+    pub(crate) nces: f64,
+}
+
+impl Chip {
+    pub(crate) fn new(speed: &Speed) -> Self {
+        Chip {
+            dram_bytes_per_ns: speed.dram_bytes_per_s * speed.dram_efficiency / 1e9,
+            nces: f64::from(speed.nces),
+        }
+    }
+}
+
+/// What each executor gets of what is shared: DRAM bytes per nanosecond, and share of an NCE.
+#[derive(Clone, Copy)]
+struct Share {
+    bytes_per_ns: f64,
+    nce: f64,
+}
+
 /// All executors of one stick.
 #[derive(Debug)]
 pub(crate) struct Executors {
-    dram_bytes_per_ns: f64,
+    chip: Chip,
     active: Vec<Active>,
     /// Sub-nanosecond rest of the clock, so that rounding does not add up.
     clock: Instant,
@@ -72,9 +99,9 @@ pub(crate) struct Executors {
 }
 
 impl Executors {
-    pub(crate) fn new(dram_bytes_per_ns: f64) -> Self {
+    pub(crate) fn new(chip: Chip) -> Self {
         Executors {
-            dram_bytes_per_ns,
+            chip,
             active: Vec::new(),
             clock: Instant::ZERO,
             fraction_ns: 0.0,
@@ -100,6 +127,7 @@ impl Executors {
             fixed_ns: cost.trigger_ns,
             work_ns: 0.0,
             bytes: 0.0,
+            on_nce: false,
             stage_ns,
             resting: false,
             elapsed_ns: 0.0,
@@ -115,10 +143,10 @@ impl Executors {
             if left <= 0.0 {
                 return false;
             }
-            let step = step_ns(&self.active, self.dram_bytes_per_ns).min(left);
+            let step = step_ns(&self.active, self.chip).min(left);
             self.busy_ns += step * self.active.iter().filter(|a| !a.resting).count() as f64;
             self.shave_ns += step * f64::from(self.working_shaves());
-            progress(&mut self.active, self.dram_bytes_per_ns, step);
+            progress(&mut self.active, self.chip, step);
             self.pass(step);
             self.settle();
             if !self.finished.is_empty() {
@@ -203,12 +231,12 @@ impl Executors {
         }
         let mut ahead = self.fraction_ns;
         let found = loop {
-            let step = step_ns(&scratch, self.dram_bytes_per_ns);
+            let step = step_ns(&scratch, self.chip);
             if !step.is_finite() {
                 break None;
             }
             ahead += step;
-            progress(&mut scratch, self.dram_bytes_per_ns, step);
+            progress(&mut scratch, self.chip, step);
             let ended = scratch.iter_mut().any(|a| a.is_done() && (a.resting || !a.next_stage()));
             if ended {
                 // Rounded up: at that time it is surely over.
@@ -244,29 +272,40 @@ impl Executors {
 }
 
 /// Time to the next change: a stage's end, or DRAM traffic's, since that gives the others more of the bus.
-fn step_ns(active: &[Active], dram_bytes_per_ns: f64) -> f64 {
-    let share = share(active, dram_bytes_per_ns);
+fn step_ns(active: &[Active], chip: Chip) -> f64 {
+    let share = share(active, chip);
     active
         .iter()
         .map(|a| {
             if a.fixed_ns > NOTHING {
-                a.fixed_ns
-            } else if a.bytes > NOTHING {
-                a.bytes / share
-            } else {
-                a.work_ns
+                return a.fixed_ns;
             }
+            let moved = if a.bytes > NOTHING { a.bytes / share.bytes_per_ns } else { f64::INFINITY };
+            // The end of NCE work gives the others more of the engines.
+            let worked = match a.work_ns > NOTHING {
+                true if a.on_nce => a.work_ns / share.nce,
+                true => a.work_ns,
+                false => f64::INFINITY,
+            };
+            let ends = moved.min(worked);
+            // Nothing is left of it: it ends now.
+            if ends.is_finite() { ends } else { 0.0 }
         })
         .fold(f64::INFINITY, f64::min)
 }
 
-fn share(active: &[Active], dram_bytes_per_ns: f64) -> f64 {
-    let moving = active.iter().filter(|a| a.fixed_ns <= NOTHING && a.bytes > NOTHING).count();
-    dram_bytes_per_ns / moving.max(1) as f64
+fn share(active: &[Active], chip: Chip) -> Share {
+    let at_work = |a: &&Active| a.fixed_ns <= NOTHING && !a.resting;
+    let moving = active.iter().filter(at_work).filter(|a| a.bytes > NOTHING).count();
+    let nce_work = active.iter().filter(at_work).filter(|a| a.on_nce && a.work_ns > NOTHING).count();
+    Share {
+        bytes_per_ns: chip.dram_bytes_per_ns / moving.max(1) as f64,
+        nce: (chip.nces / nce_work.max(1) as f64).min(1.0),
+    }
 }
 
-fn progress(active: &mut [Active], dram_bytes_per_ns: f64, ns: f64) {
-    let share = share(active, dram_bytes_per_ns);
+fn progress(active: &mut [Active], chip: Chip, ns: f64) {
+    let share = share(active, chip);
     for a in active {
         if !a.resting {
             a.elapsed_ns += ns;
@@ -277,9 +316,10 @@ fn progress(active: &mut [Active], dram_bytes_per_ns: f64, ns: f64) {
         if a.fixed_ns > NOTHING {
             a.fixed_ns -= ns;
         } else {
-            a.work_ns = (a.work_ns - ns).max(0.0);
+            let rate = if a.on_nce { share.nce } else { 1.0 };
+            a.work_ns = (a.work_ns - ns * rate).max(0.0);
             if a.bytes > NOTHING {
-                a.bytes -= ns * share;
+                a.bytes -= ns * share.bytes_per_ns;
             }
         }
     }
@@ -290,8 +330,17 @@ mod tests {
     use super::*;
     use crate::cost::StageCost;
 
+    fn chip(dram_bytes_per_ns: f64) -> Chip {
+        Chip { dram_bytes_per_ns, nces: 2.0 }
+    }
+
     fn cost(stages: &[(f64, f64, f64)]) -> Arc<GraphCost> {
-        let stages = stages.iter().map(|&(fixed_ns, work_ns, bytes)| StageCost { fixed_ns, work_ns, bytes });
+        let stages = stages.iter().map(|&(fixed_ns, work_ns, bytes)| StageCost {
+            fixed_ns,
+            work_ns,
+            bytes,
+            on_nce: false,
+        });
         Arc::new(GraphCost { stages: stages.collect(), batch: 1, shaves: 4, cmx_slices: 4, trigger_ns: 0.0 })
     }
 
@@ -312,7 +361,7 @@ mod tests {
     #[test]
     fn alone_it_takes_what_its_stages_take() {
         let cost = cost(&[(100.0, 1000.0, 500.0), (0.0, 0.0, 0.0), (50.0, 10.0, 4000.0)]);
-        let mut executors = Executors::new(2.0);
+        let mut executors = Executors::new(chip(2.0));
         executors.start(1, &cost);
         assert_eq!(play(&mut executors), [(1, 100 + 1000 + 50 + 2000)]);
         assert_eq!(cost.solo_ns(2.0).sum::<f64>(), 3150.0);
@@ -328,7 +377,7 @@ mod tests {
             // Half the bus each.
             (&bytes, &bytes, [(1, 2000), (2, 2000)]),
         ] {
-            let mut executors = Executors::new(1.0);
+            let mut executors = Executors::new(chip(1.0));
             executors.start(1, first);
             executors.start(2, second);
             assert_eq!(play(&mut executors), ends);
@@ -336,9 +385,21 @@ mod tests {
     }
 
     #[test]
+    fn three_executors_take_turns_on_two_engines() {
+        let mut cost = GraphCost::clone(&cost(&[(0.0, 1000.0, 0.0)]));
+        cost.stages[0].on_nce = true;
+        let cost = Arc::new(cost);
+        let mut executors = Executors::new(chip(1.0));
+        (1..=3).for_each(|run| executors.start(run, &cost));
+        let ends = play(&mut executors);
+        assert_eq!(ends.len(), 3);
+        assert!(ends.iter().all(|&(_, at)| at.abs_diff(1500) <= 2), "{ends:?}");
+    }
+
+    #[test]
     fn a_latecomer_takes_half_the_bus_from_then_on() {
         let bytes = cost(&[(0.0, 0.0, 1000.0)]);
-        let mut executors = Executors::new(1.0);
+        let mut executors = Executors::new(chip(1.0));
         executors.start(1, &bytes);
         assert!(!executors.advance(Instant::from_nanos(500)));
         executors.start(2, &bytes);
@@ -349,7 +410,7 @@ mod tests {
     #[test]
     fn looking_late_changes_nothing_but_when_one_knows() {
         let cost = cost(&[(0.0, 1000.0, 0.0)]);
-        let mut executors = Executors::new(1.0);
+        let mut executors = Executors::new(chip(1.0));
         executors.start(1, &cost);
         let late = Instant::from_nanos(5000);
         assert!(executors.advance(late));
@@ -363,7 +424,7 @@ mod tests {
     #[test]
     fn a_hot_executor_rests_before_it_is_free() {
         let cost = cost(&[(0.0, 1000.0, 0.0)]);
-        let mut executors = Executors::new(1.0);
+        let mut executors = Executors::new(chip(1.0));
         executors.start(1, &cost);
         assert!(executors.advance(Instant::from_nanos(2000)));
         let finished = executors.take_finished().expect("ended");

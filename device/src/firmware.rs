@@ -9,9 +9,11 @@ use ncs2::wire::{DEVICE_COMMAND_LEN, DeviceCommand, Flags, Header};
 
 use crate::behaviour::ZeroLength;
 use crate::config::Config;
+use crate::fault_plan::{FaultKind, Point, Script};
 use crate::fifo::Element;
 use crate::graphs::Graphs;
 use crate::heat::Heat;
+use crate::hub::Hub;
 use crate::link::{Body, Event, Link, LinkRules, MAX_STREAMS, Slot};
 use crate::sample::Sampler;
 use crate::work::Work;
@@ -59,10 +61,17 @@ pub(crate) struct Firmware {
     leaving: Option<Instant>,
     heat_clock: Instant,
     heat_shave_ns: f64,
+    hub: Option<(Arc<Hub>, usize)>,
 }
 
 impl Firmware {
-    pub(crate) fn new(config: Arc<Config>, epoch: u64, watchdog: bool, now: Instant) -> Self {
+    pub(crate) fn new(
+        config: Arc<Config>,
+        epoch: u64,
+        watchdog: bool,
+        hub: Option<(Arc<Hub>, usize)>,
+        now: Instant,
+    ) -> Self {
         let (profile, f) = (&config.profile, &config.profile.firmware);
         let zero = config.timing == Timing::Zero;
         let rules = LinkRules {
@@ -74,6 +83,7 @@ impl Firmware {
             zero_length_full: f.zero_length == ZeroLength::Full,
             zero_length_always: f.zero_length == ZeroLength::Always,
             max_credit: profile.usable_bytes(),
+            hub: hub.as_ref().filter(|_| !zero).map(|(hub, _)| Arc::clone(hub)),
         };
         let mut firmware = Firmware {
             link: Link::new(rules),
@@ -87,6 +97,7 @@ impl Firmware {
             leaving: None,
             heat_clock: now,
             heat_shave_ns: 0.0,
+            hub,
             config,
         };
         firmware.watchdog = watchdog.then(|| now + firmware.watchdog_time());
@@ -220,11 +231,27 @@ impl Firmware {
             let reply = match command {
                 Some(DeviceCommand::ThermalStats) => {
                     self.warm_now(heat, now);
-                    Body::short(&heat.stats().encode())
+                    let mut stats = heat.stats();
+                    match self.graphs.strike(Point::Sensor) {
+                        Some((FaultKind::SilentSensor, _)) => continue,
+                        Some(_) => {
+                            let any = self.graphs.script.as_ref().map_or(0.0, Script::unit);
+                            stats.raw[0] = 7.0;
+                            stats.raw[1] = (any * 2000.0 - 1000.0) as f32;
+                        }
+                        None => {}
+                    }
+                    Body::short(&stats.encode())
                 }
                 Some(DeviceCommand::Capabilities) => {
                     let limit = u32::try_from(self.graphs.limit_bytes()).unwrap_or(u32::MAX);
-                    Body::short(&self.config.profile.firmware.capabilities(limit).encode())
+                    let mut truth = self.config.profile.firmware.capabilities(limit);
+                    if self.graphs.strike(Point::Capabilities).is_some() {
+                        (truth.max_graphs, truth.max_fifos) = (0, u32::MAX);
+                        (truth.max_memory_bytes, truth.max_executors) = (u32::MAX, 0);
+                        truth.fw_version = [u32::MAX; 4];
+                    }
+                    Body::short(&truth.encode())
                 }
                 Some(DeviceCommand::UsedMemory) => {
                     let used = u32::try_from(self.graphs.used_bytes()).unwrap_or(u32::MAX);
@@ -294,6 +321,9 @@ impl Firmware {
         let ns = now.saturating_since(self.heat_clock).as_nanos() as f64;
         if ns > 0.0 {
             let work = self.graphs.shave_ns() - self.heat_shave_ns;
+            if let Some((hub, n)) = &self.hub {
+                heat.set_warmth(hub.warmth(*n, heat.celsius()));
+            }
             heat.advance(now, work / (ns * f64::from(self.config.profile.timing.shaves)));
             self.heat_shave_ns += work;
             self.heat_clock = now;

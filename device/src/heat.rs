@@ -12,12 +12,14 @@ pub(crate) struct Heat {
     celsius: f64,
     level: ThrottleLevel,
     clock: Instant,
+    /// How much warmer than the room the air is, because of neighbours.
+    warmth: f64,
 }
 
 impl Heat {
     /// A stick that lay unpowered at room temperature.
     pub(crate) fn new(law: HeatLaw, now: Instant) -> Self {
-        Heat { law, celsius: law.ambient_c, level: ThrottleLevel::None, clock: now }
+        Heat { law, celsius: law.ambient_c, level: ThrottleLevel::None, clock: now, warmth: 0.0 }
     }
 
     /// Goes on to `now` under `load`, 0 idle to 1 every SHAVE busy.
@@ -28,9 +30,18 @@ impl Heat {
         }
         self.clock = now;
         let watts = self.law.idle_w + (self.law.full_w - self.law.idle_w) * load.clamp(0.0, 1.0);
-        let steady = self.law.ambient_c + watts * self.law.kelvin_per_w;
-        self.celsius = steady + (self.celsius - steady) * (-dt / self.law.tau_s).exp();
+        let fan = self.law.fan_kelvin_per_w > 0.0 && self.celsius >= self.law.fan_on_c;
+        let resistance = if fan { self.law.fan_kelvin_per_w } else { self.law.kelvin_per_w };
+        let steady = self.law.ambient_c + self.warmth + watts * resistance;
+        // The same heat capacity behind another resistance.
+        let tau_s = self.law.tau_s * resistance / self.law.kelvin_per_w.max(1e-9);
+        self.celsius = steady + (self.celsius - steady) * (-dt / tau_s.max(1e-3)).exp();
         self.judge();
+    }
+
+    /// Air warmer than the room by so much from now on.
+    pub(crate) fn set_warmth(&mut self, kelvin: f64) {
+        self.warmth = kelvin;
     }
 
     fn judge(&mut self) {
@@ -139,6 +150,34 @@ mod tests {
             heat.reset();
             assert_eq!(heat.level(), ThrottleLevel::None);
         }
+    }
+
+    #[test]
+    fn a_linear_law_slows_evenly_between_its_guards() {
+        let hot = HeatLaw { kelvin_per_w: 30.0, ..law(ThrottleLaw::Linear) };
+        let mut heat = Heat::new(hot, Instant::ZERO);
+        let (mut last, mut seen) = (1.0, 0);
+        for minute in 1..200 {
+            heat.advance(at(minute), 1.0);
+            let way = ((heat.celsius() - 75.0) / 10.0).clamp(0.0, 1.0);
+            assert!((heat.speed() - (1.0 - 0.75 * way)).abs() < 1e-9 && heat.speed() <= last);
+            seen += usize::from(heat.speed() < 1.0 && heat.speed() > 0.25);
+            last = heat.speed();
+        }
+        assert!(seen > 3 && last == 0.25, "{seen} steps to {last}");
+    }
+
+    #[test]
+    fn a_fan_keeps_it_cool_and_a_closed_case_does_not() {
+        let end = |profile: &str, warmth: f64| {
+            let mut heat = Heat::new(Profile::load(profile).expect("built in").heat, Instant::ZERO);
+            heat.set_warmth(warmth);
+            (1..24_000).for_each(|s| heat.advance(Instant::ZERO + Duration::from_secs(s), 1.0));
+            heat.celsius()
+        };
+        assert!(end("ncs2-fan", 0.0) < 50.0, "{}", end("ncs2-fan", 0.0));
+        assert!(end("ncs2-closed-case", 0.0) > 85.0);
+        assert!((end("ncs2", 8.0) - end("ncs2", 0.0) - 8.0).abs() < 0.1, "warm neighbours");
     }
 
     #[test]

@@ -1,20 +1,26 @@
 //! A virtual Neural Compute Stick 2: it boots, speaks the protocol, executes compiled graphs, takes time, heats up and
 //! breaks. Everything that comes from it is `simulated`.
+#![doc = "\n"]
+#![doc = include_str!("../../docs/virtual-stick.md")]
 
 mod bay;
 mod behaviour;
 mod blob_header;
 mod boot_rom;
+pub mod calibrate;
 mod config;
 mod cost;
 pub mod execute;
 mod executors;
+pub mod face;
+mod fault_plan;
 mod fifo;
 mod firmware;
 pub mod gemm;
 mod graphs;
 pub mod hash;
 mod heat;
+mod hub;
 mod link;
 mod memory;
 mod profile;
@@ -28,8 +34,10 @@ use std::time::Duration;
 
 pub use behaviour::{Behaviour, InputRelease, RefusedInput, TriggerStatus, ZeroLength};
 pub use config::Config;
+pub use fault_plan::{FaultKind, FaultPlan, PlannedFault, Script, Way};
+pub use hub::Hub;
 pub use link::Violations;
-pub use profile::{Boot, HeatLaw, LinkSpeed, Memory, Profile, Speed, ThrottleLaw};
+pub use profile::{Boot, HeatLaw, HubShare, LinkSpeed, Memory, Profile, Speed, ThrottleLaw};
 pub use rack::{Rack, StickHandle};
 pub use sample::{SAMPLE_BYTES, Sampler};
 pub use stick::{BusEvent, Faults, Identity, VirtualStick};
@@ -68,6 +76,8 @@ pub struct RackOptions {
     pub timing: Timing,
     /// Seed of everything that is drawn by chance.
     pub seed: u64,
+    /// What goes wrong, and when.
+    pub faults: Option<FaultPlan>,
 }
 
 impl Default for RackOptions {
@@ -78,6 +88,7 @@ impl Default for RackOptions {
             engine: Engine::Execute,
             timing: Timing::Model,
             seed: 0,
+            faults: None,
         }
     }
 }

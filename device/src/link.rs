@@ -4,10 +4,13 @@
 //! transfers: a header is one, a payload another (or several pieces).
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::Duration;
 
 use ncs2::clock::Instant;
 use ncs2::wire::{EventKind, Flags, HEADER_LEN, Header, MAX_TRANSFER_BYTES, Side, StreamId, StreamName};
+
+use crate::hub::{Hub, Way};
 
 /// Streams of one link, and packets that may lie unreleased on one stream.
 pub(crate) const MAX_STREAMS: usize = 32;
@@ -34,6 +37,8 @@ pub(crate) struct LinkRules {
     pub(crate) zero_length_always: bool,
     /// Largest credit that a stream may be created with.
     pub(crate) max_credit: u64,
+    /// Shared with other sticks.
+    pub(crate) hub: Option<Arc<Hub>>,
 }
 
 /// Index of a stream in the link's table. Valid until the stream closes.
@@ -178,7 +183,8 @@ impl Link {
 
     /// When an OUT transfer of `len` bytes that starts now has crossed the wire.
     pub(crate) fn out_arrival(&mut self, len: usize, now: Instant) -> Instant {
-        self.out_free = now.max(self.out_free) + wire_time(&self.rules, len);
+        let hub = self.rules.hub.as_ref().map_or(now, |hub| hub.pass(Way::Out, len, now));
+        self.out_free = hub.max(now.max(self.out_free) + wire_time(&self.rules, len));
         self.out_free
     }
 
@@ -454,8 +460,15 @@ impl Link {
         self.send(Body::short(&header.encode()), MAX_TRANSFER_BYTES, now);
     }
 
+    /// Bytes that are no header.
+    pub(crate) fn babble(&mut self, now: Instant) {
+        self.send(Body::short(&[0xa5; HEADER_LEN]), MAX_TRANSFER_BYTES, now);
+    }
+
     fn send(&mut self, body: Body, piece: usize, now: Instant) {
-        self.in_free = now.max(self.in_free) + wire_time(&self.rules, body.bytes().len());
+        let len = body.bytes().len();
+        let hub = self.rules.hub.as_ref().map_or(now, |hub| hub.pass(Way::In, len, now));
+        self.in_free = hub.max(now.max(self.in_free) + wire_time(&self.rules, len));
         self.tx.push_back(Item { body, sent: 0, piece, ready: self.in_free });
     }
 

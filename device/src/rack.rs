@@ -5,24 +5,24 @@
 //! ```
 
 use std::io;
-use std::os::fd::OwnedFd;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant as StdInstant};
+use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, unbounded};
 use ncs2::StickId;
 use ncs2::clock::{Clock, Instant, Monotonic};
 use ncs2::error::{Error, ErrorKind, Result};
-use ncs2::transport::{Connection, MemoryKind, Port, TransportInfo, pipe};
+use ncs2::transport::{Connection, FaultInjector, MemoryKind, Port, TransportInfo, pipe};
 use ncs2::wire::WireVersion;
 use parking_lot::{Condvar, Mutex};
-use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, epoll, eventfd, poll};
 
-use crate::bay::Bay;
+use crate::bay::{self, Bay, ServerThread};
 use crate::{
-    Config, Faults, Identity, PreparedCache, Profile, RackOptions, VirtualStats, VirtualStick, Work,
+    Config, FaultPlan, Faults, Hub, Identity, PreparedCache, Profile, RackOptions, VirtualStats,
+    VirtualStick, Work,
 };
 
 /// Threads that prepare and execute graphs. One stage of the execute engine uses all cores already; the second lets a
@@ -38,12 +38,10 @@ pub struct Rack {
 
 struct Shared {
     config: Arc<Config>,
+    faults: FaultPlan,
     bays: Vec<Slot>,
     clock: Monotonic,
-    /// Wakes the server.
-    bell: OwnedFd,
-    /// Readable when a connection's host has done something.
-    hosts: Arc<OwnedFd>,
+    server: ServerThread,
     done: Mutex<Vec<(usize, Work)>>,
     stopped: AtomicBool,
 }
@@ -56,8 +54,7 @@ struct Slot {
 
 impl Shared {
     fn wake(&self) {
-        // Fails only when the counter is full, and then the server is awake anyway.
-        let _ = rustix::io::write(&self.bell, &1u64.to_ne_bytes());
+        bay::wake(&self.server);
     }
 }
 
@@ -77,24 +74,29 @@ impl Rack {
             timing: options.timing,
             seed: options.seed,
         });
+        if let Some(plan) = &options.faults {
+            plan.check("fault plan", Some(options.sticks))?;
+        }
         let clock = Monotonic::new();
-        let bell = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
-            .map_err(io::Error::from)
-            .map_err(system("no event descriptor"))?;
-        let hosts = epoll::create(epoll::CreateFlags::CLOEXEC)
-            .map_err(io::Error::from)
-            .map_err(system("no epoll descriptor"))?;
-        let slot = || {
-            let mut stick = VirtualStick::new(Arc::clone(&config), clock.now());
+        let hub = Hub::new(&config.profile, options.sticks).map(Arc::new);
+        let slot = |n: usize| {
+            let now = clock.now();
+            let mut stick = VirtualStick::new(Arc::clone(&config), now);
+            if let Some(hub) = &hub {
+                stick.join_hub(Arc::clone(hub), n);
+            }
+            if let Some(plan) = &options.faults {
+                stick.follow(plan.script(n, options.seed, now));
+            }
             stick.plug();
             Slot { bay: Mutex::new(Bay::new(stick)), changed: Condvar::new() }
         };
         let shared = Arc::new(Shared {
-            bays: (0..options.sticks).map(|_| slot()).collect(),
+            bays: (0..options.sticks).map(slot).collect(),
+            faults: options.faults.clone().unwrap_or_default(),
             config,
             clock,
-            bell,
-            hosts: Arc::new(hosts),
+            server: ServerThread::default(),
             done: Mutex::new(Vec::new()),
             stopped: AtomicBool::new(false),
         });
@@ -164,17 +166,17 @@ pub struct StickHandle {
 impl StickHandle {
     /// Pulls it out of its port.
     pub fn unplug(&self) {
-        self.with(|bay, now| {
+        self.with(|bay, _| {
             bay.stick.unplug();
-            bay.settle(now);
+            bay.settle();
         });
     }
 
     /// Puts it back into its port, unbooted.
     pub fn replug(&self) {
-        self.with(|bay, now| {
+        self.with(|bay, _| {
             bay.stick.plug();
-            bay.settle(now);
+            bay.settle();
         });
     }
 
@@ -182,7 +184,7 @@ impl StickHandle {
     pub fn crash(&self) {
         self.with(|bay, now| {
             bay.stick.crash(now);
-            bay.settle(now);
+            bay.settle();
         });
     }
 
@@ -216,7 +218,7 @@ impl StickHandle {
             let mut faults = bay.stick.faults();
             change(&mut faults);
             bay.stick.set_faults(faults, now);
-            bay.settle(now);
+            bay.settle();
         });
     }
 
@@ -232,7 +234,7 @@ fn connect(shared: &Shared, n: usize, timeout: Duration) -> Result<Connection> {
     const OP: &str = "open virtual stick";
     let id = StickId::sim(n);
     let error = |kind, why: &str| Error::new(kind, OP).on(&id).detail(why);
-    let deadline = StdInstant::now() + timeout;
+    let deadline = shared.clock.now() + timeout;
     let slot = &shared.bays[n];
     let mut bay = slot.bay.lock();
     bay.disconnect();
@@ -242,7 +244,7 @@ fn connect(shared: &Shared, n: usize, timeout: Duration) -> Result<Connection> {
     // Its own client pings; a stick whose client stopped resets itself, as one booted by `ncs2` would.
     let now = shared.clock.now();
     bay.stick.start_booted(true, now);
-    bay.settle(now);
+    bay.settle();
     while bay.stick.identity() != Some(Identity::Booted) {
         if shared.stopped.load(Ordering::Acquire) {
             return Err(error(ErrorKind::Closed, "the virtual sticks were stopped"));
@@ -251,7 +253,8 @@ fn connect(shared: &Shared, n: usize, timeout: Duration) -> Result<Connection> {
             return Err(error(ErrorKind::Unplugged, "unplugged while it booted"));
         }
         shared.wake();
-        if slot.changed.wait_until(&mut bay, deadline).timed_out() {
+        let left = deadline.saturating_since(shared.clock.now());
+        if slot.changed.wait_for(&mut bay, left).timed_out() {
             return Err(error(ErrorKind::Timeout, "did not come back from boot in time"));
         }
     }
@@ -265,12 +268,19 @@ fn connect(shared: &Shared, n: usize, timeout: Duration) -> Result<Connection> {
         memory: MemoryKind::InProcess,
         simulated: true,
     };
-    let joined = pipe(info)
-        .and_then(|(host, device)| bay.attach(device, link.max_packet_bytes, &shared.hosts).map(|()| host));
-    let host = joined.map_err(|e| error(ErrorKind::Unsupported, "no descriptors for a pipe").caused_by(e))?;
+    let (host, device) =
+        pipe(info).map_err(|e| error(ErrorKind::Unsupported, "no descriptors for a pipe").caused_by(e))?;
+    bay.attach(device, link.max_packet_bytes, &shared.server);
     drop(bay);
     shared.wake();
-    Ok(Connection { transport: Box::new(host), version: WireVersion::V1 })
+    let rules = shared.faults.transfer_rules(n);
+    if rules.is_empty() {
+        return Ok(Connection { transport: Box::new(host), version: WireVersion::V1 });
+    }
+    let seed = shared.faults.seed.unwrap_or(shared.config.seed) ^ n as u64;
+    let broken = FaultInjector::new(host, seed, rules, Arc::new(Monotonic::new()))
+        .map_err(|e| error(ErrorKind::Unsupported, "no descriptors for a fault injector").caused_by(e))?;
+    Ok(Connection { transport: Box::new(broken), version: WireVersion::V1 })
 }
 
 fn work(shared: &Shared, queue: &Receiver<(usize, Work)>, cache: &PreparedCache) {
@@ -278,8 +288,17 @@ fn work(shared: &Shared, queue: &Receiver<(usize, Work)>, cache: &PreparedCache)
         if shared.stopped.load(Ordering::Acquire) {
             return;
         }
-        work.perform(cache);
-        shared.done.lock().push((n, work));
+        if catch_unwind(AssertUnwindSafe(|| work.perform(cache))).is_ok() {
+            shared.done.lock().push((n, work));
+        } else {
+            // A defect of the engine. The stick must not just fall silent: it crashes, as firmware would.
+            tracing::error!(stick = n, "virtual stick: the engine panicked");
+            let slot = &shared.bays[n];
+            let mut bay = slot.bay.lock();
+            bay.stick.crash(shared.clock.now());
+            bay.settle();
+            slot.changed.notify_all();
+        }
         shared.wake();
     }
 }
@@ -297,6 +316,8 @@ impl Server {
     }
 
     fn run(mut self) {
+        // Before the first look: who acts earlier finds no thread to wake, and none that sleeps.
+        let _ = self.shared.server.set(std::thread::current());
         // The default slack of 50 µs would be half of what pacing may be late.
         let _ = rustix::thread::set_current_timer_slack(std::num::NonZeroU64::new(1_000));
         while !self.shared.stopped.load(Ordering::Acquire) {
@@ -329,7 +350,8 @@ impl Server {
                 let _ = self.jobs.send((n, work));
             }
             let due = bay.poll_timeout(now).unwrap_or(Instant::FAR_FUTURE);
-            if due <= now || bay.arm(now) {
+            // Armed in any case: it is what wakes the host.
+            if bay.arm(now) || due <= now {
                 deadline = None;
             }
             deadline = deadline.map(|d| d.min(due));
@@ -338,18 +360,10 @@ impl Server {
     }
 
     fn sleep(&mut self, deadline: Instant) {
-        let now = self.shared.clock.now();
-        let timeout = (deadline != Instant::FAR_FUTURE).then(|| {
-            let left = deadline.saturating_since(now);
-            Timespec { tv_sec: left.as_secs() as i64, tv_nsec: i64::from(left.subsec_nanos()) }
-        });
-        // poll, not epoll_wait: the latter counts in milliseconds.
-        let mut fds =
-            [PollFd::new(&self.shared.bell, PollFlags::IN), PollFd::new(&self.shared.hosts, PollFlags::IN)];
-        // An interrupted or failed wait is a short one.
-        let _ = poll(&mut fds, timeout.as_ref());
-        if fds[0].revents().contains(PollFlags::IN) {
-            let _ = rustix::io::read(&self.shared.bell, &mut [0u8; 8]);
+        if deadline == Instant::FAR_FUTURE {
+            std::thread::park();
+        } else {
+            std::thread::park_timeout(deadline.saturating_since(self.shared.clock.now()));
         }
     }
 }

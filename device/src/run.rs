@@ -1,5 +1,9 @@
 //! One inference on the stick, from its trigger to its output.
 
+use std::time::Duration;
+
+use crate::FaultKind;
+
 /// How far it is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Progress {
@@ -25,6 +29,8 @@ pub(crate) struct Run {
     /// The input's credit was given back.
     pub(crate) released: bool,
     pub(crate) output: Option<Vec<u8>>,
+    /// What goes wrong with it.
+    pub(crate) fault: Option<(FaultKind, Duration)>,
 }
 
 impl Run {

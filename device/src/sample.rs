@@ -71,7 +71,7 @@ mod tests {
     fn the_sample_is_what_the_hash_looks_at() {
         let graph = ncs2::blob::BlobHash([3; 32]);
         for len in [0, 1, 4095, 4096, 4097, 4200, 10_000, 150_528, 602_112] {
-            let input: Vec<u8> = (0..len).map(|i: usize| (i * 2_654_435_761 >> 9) as u8).collect();
+            let input: Vec<u8> = (0..len).map(|i: usize| ((i * 2_654_435_761) >> 9) as u8).collect();
             let (mut whole, mut sampled) = ([0; 100], [0; 100]);
             crate::hash::output(&graph, &input, &mut whole);
             crate::hash::output_of_sample(&graph, len, &sample(&input, 1000), &mut sampled);
@@ -82,7 +82,7 @@ mod tests {
     #[test]
     fn pieces_do_not_matter() {
         for len in [0, 1, 63, 4095, 4096, 4097, 10_000, 150_528] {
-            let input: Vec<u8> = (0..len).map(|i: usize| (i * 2_654_435_761 >> 7) as u8).collect();
+            let input: Vec<u8> = (0..len).map(|i: usize| ((i * 2_654_435_761) >> 7) as u8).collect();
             let whole = sample(&input, len.max(1));
             assert_eq!(whole.len(), len.min(SAMPLE_BYTES), "{len}");
             for piece in [1, 7, 64, 1000, 16_384] {

@@ -14,9 +14,11 @@ use ncs2::wire::ThrottleLevel;
 
 use crate::boot_rom::{BootRom, Booted};
 use crate::config::Config;
+use crate::fault_plan::{FaultKind, Point, Script};
 use crate::firmware::Firmware;
 use crate::graphs::GraphStats;
 use crate::heat::Heat;
+use crate::hub::Hub;
 use crate::link::Violations;
 use crate::work::Work;
 use crate::{Timing, VirtualStats};
@@ -80,6 +82,8 @@ pub struct VirtualStick {
     /// Of former power cycles.
     past: GraphStats,
     resets: u64,
+    hub: Option<(Arc<Hub>, usize)>,
+    script: Option<Script>,
 }
 
 impl VirtualStick {
@@ -94,6 +98,8 @@ impl VirtualStick {
             epoch: 0,
             past: GraphStats { inferences: 0, busy: Duration::ZERO, paced: true },
             resets: 0,
+            hub: None,
+            script: None,
         }
     }
 
@@ -155,6 +161,19 @@ impl VirtualStick {
 
     // --- commands --------------------------------------------------------------------------------------------------
 
+    /// Behind a hub that it shares with others, as number `n` of them; from its next boot on.
+    pub fn join_hub(&mut self, hub: Arc<Hub>, n: usize) {
+        self.hub = Some((hub, n));
+    }
+
+    /// Breaks by a plan from now on.
+    pub fn follow(&mut self, script: Script) {
+        if let State::Up(firmware) = &mut self.state {
+            firmware.graphs.script = Some(script.clone());
+        }
+        self.script = Some(script);
+    }
+
     /// Into its port: it appears unbooted.
     pub fn plug(&mut self) {
         if !self.is_plugged() {
@@ -183,7 +202,8 @@ impl VirtualStick {
         }
         self.leave_state();
         let delay = self.model_time(self.config.profile.boot.start_ms);
-        self.state = State::Away { until: now + delay, then: Next::Booted { watchdog } };
+        let (then, until) = self.boot_fault(Next::Booted { watchdog }, now + delay);
+        self.state = State::Away { until, then };
         self.handle_timeout(now);
     }
 
@@ -220,7 +240,11 @@ impl VirtualStick {
         }
         let booted = match &mut self.state {
             State::Rom(rom) => rom.handle_out(bytes, now),
-            State::Up(firmware) => return firmware.handle_out(bytes, &mut self.heat, now),
+            State::Up(firmware) => {
+                let taken = firmware.handle_out(bytes, &mut self.heat, now);
+                self.break_down(now);
+                return taken;
+            }
             State::Away { .. } | State::Unplugged => None,
         };
         if let Some(booted) = booted {
@@ -249,6 +273,7 @@ impl VirtualStick {
 
     /// Time has come to `now`.
     pub fn handle_timeout(&mut self, now: Instant) {
+        self.break_down(now);
         if self.faults.hung {
             return;
         }
@@ -263,7 +288,8 @@ impl VirtualStick {
                 }
             }
             State::Up(firmware) => {
-                if firmware.handle_timeout(&mut self.heat, now) {
+                let leaves = firmware.handle_timeout(&mut self.heat, now);
+                if leaves {
                     self.go_away(Next::Unbooted, now);
                 }
             }
@@ -275,15 +301,17 @@ impl VirtualStick {
 
     /// When [`Self::handle_timeout`] is due.
     pub fn poll_timeout(&mut self, now: Instant) -> Option<Instant> {
+        let planned = self.script.as_ref().and_then(Script::poll_timeout);
         if self.faults.hung {
-            return None;
+            return planned;
         }
-        match &mut self.state {
+        let own = match &mut self.state {
             State::Away { until, .. } => Some(*until),
             State::Rom(rom) => rom.poll_timeout(),
             State::Up(firmware) => firmware.poll_timeout(now),
             State::Unplugged => None,
-        }
+        };
+        own.into_iter().chain(planned).min()
     }
 
     /// What is left of the next IN transfer. A header is one transfer, a payload another (1 MiB at most); empty is a
@@ -320,6 +348,31 @@ impl VirtualStick {
 
     // --- power -----------------------------------------------------------------------------------------------------
 
+    /// Does what the plan has for the stick as a whole.
+    fn break_down(&mut self, now: Instant) {
+        while let Some(kind) = self.script.as_ref().and_then(|s| s.due(now)) {
+            match kind {
+                FaultKind::Unplug => self.unplug(),
+                FaultKind::Replug => self.plug(),
+                FaultKind::Hang => self.faults.hung = true,
+                _ => {}
+            }
+        }
+    }
+
+    /// What the plan does to this boot: where it leads, and when.
+    fn boot_fault(&mut self, then: Next, until: Instant) -> (Next, Instant) {
+        let fault = match then {
+            Next::Booted { .. } => self.script.as_ref().and_then(|s| s.strike(Point::Boot)),
+            Next::Unbooted => None,
+        };
+        match fault {
+            Some((FaultKind::BootNack, _)) => (Next::Unbooted, until),
+            Some((FaultKind::Vanish, _)) => (then, Instant::FAR_FUTURE),
+            _ => (then, until),
+        }
+    }
+
     fn boot(&mut self, booted: Booted, now: Instant) {
         self.go_away(Next::Booted { watchdog: booted.watchdog }, now);
     }
@@ -331,7 +384,8 @@ impl VirtualStick {
             self.resets += 1;
         }
         let away = self.model_time(self.config.profile.boot.leave_ms);
-        self.state = State::Away { until: now + away, then };
+        let (then, until) = self.boot_fault(then, now + away);
+        self.state = State::Away { until, then };
         self.handle_timeout(now);
     }
 
@@ -344,8 +398,10 @@ impl VirtualStick {
                 Identity::Unbooted
             }
             Next::Booted { watchdog } => {
-                let mut firmware = Firmware::new(Arc::clone(&self.config), self.epoch, watchdog, now);
+                let mut firmware =
+                    Firmware::new(Arc::clone(&self.config), self.epoch, watchdog, self.hub.clone(), now);
                 firmware.graphs.hold_results = self.faults.hold_results;
+                firmware.graphs.script = self.script.clone();
                 self.state = State::Up(Box::new(firmware));
                 Identity::Booted
             }

@@ -165,6 +165,11 @@ impl<T> Pipeline<T> {
         }
     }
 
+    /// Of the graphs that are on the stick, bytes.
+    pub(super) fn longest_output(&self) -> usize {
+        self.groups.iter().map(|g| g.request.output_bytes as usize).max().unwrap_or(0)
+    }
+
     pub(super) fn blob_of(&self, key: GraphKey) -> Option<BlobBytes> {
         self.groups.iter().find(|g| g.id == graph_of(key)).map(|g| g.blob.clone())
     }

@@ -10,15 +10,17 @@
 //! 5. [`Pipeline::poll_event`] until `None`;
 //! 6. wait, at most until [`Pipeline::poll_timeout`].
 //!
-//! Bytes from the stick are a stream: a header may share a transfer with what follows it. One IN transfer is posted at
-//! a time, as long as whole packets: into scratch memory for headers and small packets, straight into the output
-//! buffer for tensors. Bytes beyond a tensor's end land in the buffer's slack and are read on from there.
+//! Bytes from the stick are a stream: a header may share a transfer with what follows it. IN transfers of one packet are
+//! posted ahead into scratch memory, for headers and small packets; the rest of a longer tensor goes straight into its
+//! output buffer, as whole packets. Bytes beyond a tensor's end land in the buffer's slack and are read on from there.
 //!
 //! When the epoch ends (the stick failed, the transport is gone, or the stick was closed), nothing is sent any more;
 //! every transfer is cancelled and awaited, then each job comes back with its input, and the end is told last.
 
 mod graphs;
 mod jobs;
+#[cfg(test)]
+mod tests;
 mod transfers;
 
 use std::collections::VecDeque;
@@ -29,7 +31,8 @@ use crate::clock::Instant;
 use crate::pool::{Lease, Pool, PoolError};
 use crate::stats::StageTimes;
 use crate::stick::{LoadRequest, Stick, StickConfig, StickError, StickEvent};
-use crate::transport::{Direction, TransferError};
+use crate::transport::Direction;
+use crate::transport::TransferError;
 use crate::wire::{Capabilities, ThermalStats};
 
 use graphs::Group;
@@ -230,6 +233,11 @@ impl<T> Pipeline<T> {
         let mut load = self.load;
         integrate(&mut load, now.saturating_since(self.load_since));
         load
+    }
+
+    /// Inferences on the stick now.
+    pub fn in_flight(&self) -> u32 {
+        self.load.in_flight
     }
 
     /// True when no job is inside.

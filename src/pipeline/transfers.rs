@@ -7,12 +7,25 @@ use super::jobs::slot_index;
 use super::{End, Failure, Pipeline};
 use crate::clock::Instant;
 use crate::stick::{InlineBytes, ReadWant, SendPayload, StickError, Transmit};
-use crate::transport::{Buffer, Completion, Direction, Rejected, Transfer, TransferError};
+// One by one: tests/layers.rs reads what of transport is used here.
+use crate::transport::Buffer;
+use crate::transport::Completion;
+use crate::transport::Direction;
+use crate::transport::Rejected;
+use crate::transport::Transfer;
+use crate::transport::TransferError;
 use crate::wire::HEADER_LEN;
 
 /// Holds a header or an inline packet.
 const SMALL_BYTES: usize =
     if InlineBytes::CAPACITY > HEADER_LEN { InlineBytes::CAPACITY } else { HEADER_LEN };
+
+/// IN transfers of one packet that are posted ahead, so that a burst of answers is taken in one turn. Outputs that begin
+/// in them are copied out, so there are fewer where outputs are long: a tensor of [`SHORT_OUTPUT`] bytes or less costs
+/// less to copy than another turn, of a longer one these packets are a small part.
+const AHEAD: usize = 16;
+const AHEAD_OF_LONG: usize = 4;
+const SHORT_OUTPUT: usize = 4096;
 
 /// When to try a transfer again that the transport had no memory for, if no completion says so first.
 const BUSY_RETRY: Duration = Duration::from_millis(1);
@@ -26,7 +39,7 @@ enum Cargo {
     Blob,
     /// The input of the job in this slot.
     Input(u32),
-    /// The scratch buffer.
+    /// One packet of scratch memory.
     Scratch,
     /// The output of the job in this slot.
     Output(u32),
@@ -64,9 +77,11 @@ pub(super) struct Transfers {
     pub(super) blocked_until: Option<Instant>,
     /// To be submitted before anything else, in order.
     backlog: VecDeque<Transfer>,
-    in_posted: bool,
-    /// One packet long, where headers and small packets are read to; `None` while it is lent.
-    scratch: Option<Buffer>,
+    /// IN transfers that are posted into an output, one at most, and into scratch memory.
+    tensor_posted: bool,
+    scratch_posted: usize,
+    /// One packet long each, where headers and small packets are read to.
+    scratch: Vec<Buffer>,
     /// Bytes that came behind a tensor.
     spill: Vec<u8>,
     small: Vec<Buffer>,
@@ -80,8 +95,9 @@ impl Transfers {
             outstanding: 0,
             blocked_until: None,
             backlog: VecDeque::with_capacity(8),
-            in_posted: false,
-            scratch: Some(Buffer::zeroed(packet)),
+            tensor_posted: false,
+            scratch_posted: 0,
+            scratch: Vec::with_capacity(AHEAD),
             spill: Vec::with_capacity(packet),
             small: Vec::with_capacity(64),
             packet,
@@ -119,13 +135,22 @@ impl<T> Pipeline<T> {
         next
     }
 
-    /// Posts the one IN transfer, to where the next bytes belong.
+    /// Posts to where the next bytes belong: scratch memory, or the rest of a tensor. The latter only when nothing else is
+    /// posted, since only then is it known where in the tensor the transfer will begin.
     fn next_in(&mut self, now: Instant) -> Option<Transfer> {
-        if self.transfers.in_posted {
+        let packet = self.transfers.packet;
+        let Transfers { scratch_posted, tensor_posted, .. } = self.transfers;
+        if let ReadWant::Tensor { missing, .. } = self.stick.read_want()
+            && scratch_posted > 0
+            && !tensor_posted
+            && missing > SHORT_OUTPUT.max(scratch_posted * packet)
+        {
+            // What is posted takes its part; then the rest goes where it belongs.
             return None;
         }
-        let packet = self.transfers.packet;
-        if let ReadWant::Tensor { job, offset, missing } = self.stick.read_want()
+        if scratch_posted == 0
+            && !tensor_posted
+            && let ReadWant::Tensor { job, offset, missing } = self.stick.read_want()
             && missing > 0
             && let Some(slot) = self.slots.find(job)
         {
@@ -134,13 +159,17 @@ impl<T> Pipeline<T> {
             if let Some(output) = slot.output.as_mut().filter(|o| !o.is_lent() && end <= o.len())
                 && let Some(buffer) = output.lend()
             {
-                self.transfers.in_posted = true;
+                self.transfers.tensor_posted = true;
                 let token = Cargo::Output(slot_index(job)).token();
                 return Some(Transfer { direction: Direction::In, buffer, range: offset..end, token });
             }
         }
-        let buffer = self.transfers.scratch.take()?;
-        self.transfers.in_posted = true;
+        let ahead = if self.longest_output() > SHORT_OUTPUT { AHEAD_OF_LONG } else { AHEAD };
+        if self.transfers.scratch_posted >= ahead {
+            return None;
+        }
+        let buffer = self.transfers.scratch.pop().unwrap_or_else(|| Buffer::zeroed(packet));
+        self.transfers.scratch_posted += 1;
         Some(Transfer { direction: Direction::In, buffer, range: 0..packet, token: Cargo::Scratch.token() })
     }
 
@@ -237,13 +266,15 @@ impl<T> Pipeline<T> {
     /// Puts a transfer's buffer to where it came from.
     pub(super) fn take_buffer_back(&mut self, transfer: Transfer) {
         let Transfer { direction, buffer, token, .. } = transfer;
-        if direction == Direction::In {
-            self.transfers.in_posted = false;
+        match (direction, Cargo::of(token)) {
+            (Direction::In, Cargo::Scratch) => self.transfers.scratch_posted -= 1,
+            (Direction::In, _) => self.transfers.tensor_posted = false,
+            _ => {}
         }
         // A transport that lost the buffer gives an empty one: it must not come into use again.
         match Cargo::of(token) {
             Cargo::Small if buffer.len() == SMALL_BYTES => self.transfers.small.push(buffer),
-            Cargo::Scratch if buffer.len() == self.transfers.packet => self.transfers.scratch = Some(buffer),
+            Cargo::Scratch if buffer.len() == self.transfers.packet => self.transfers.scratch.push(buffer),
             Cargo::Input(index) => {
                 if let Some(slot) = self.slots.at(index) {
                     slot.job.input.restore(buffer);
@@ -259,9 +290,10 @@ impl<T> Pipeline<T> {
     }
 
     fn read_scratch(&mut self, bytes: usize, now: Instant) {
-        if let Some(scratch) = self.transfers.scratch.take() {
+        // The one that has just come back.
+        if let Some(scratch) = self.transfers.scratch.pop() {
             self.read(&scratch.as_slice()[..bytes], now);
-            self.transfers.scratch = Some(scratch);
+            self.transfers.scratch.push(scratch);
         }
     }
 

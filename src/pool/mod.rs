@@ -211,24 +211,16 @@ impl Pool {
     /// Memory of at least `len` bytes; waits for at most `timeout` for others to give theirs back.
     pub fn lease(&self, len: usize, purpose: Use, timeout: Duration) -> Result<Lease, PoolError> {
         let size = class_size(len);
-        let until = std::time::Instant::now().checked_add(timeout);
         let mut state = self.0.state.lock();
-        while !state.fits(size, purpose) {
-            let hopeless = size > state.stats.ceiling_bytes;
+        // What the whole pool could not hold is not worth waiting for.
+        if !state.fits(size, purpose) && size <= state.stats.ceiling_bytes {
             state.waiters += 1;
-            let timed_out = hopeless
-                || match until {
-                    Some(until) => self.0.freed.wait_until(&mut state, until).timed_out(),
-                    None => {
-                        self.0.freed.wait(&mut state);
-                        false
-                    }
-                };
+            self.0.freed.wait_while_for(&mut state, |state| !state.fits(size, purpose), timeout);
             state.waiters -= 1;
-            if timed_out && !state.fits(size, purpose) {
-                state.stats.refused += 1;
-                return Err(self.refusal(len, &state));
-            }
+        }
+        if !state.fits(size, purpose) {
+            state.stats.refused += 1;
+            return Err(self.refusal(len, &state));
         }
         Ok(self.finish(state, size, len, purpose))
     }

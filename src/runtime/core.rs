@@ -53,6 +53,8 @@ pub(super) struct StickShared {
 pub(super) struct Record {
     pub(super) completed: u64,
     pub(super) failed: u64,
+    /// Requests that ended in an error at this stick; [`Core::failed`] counts those that ended elsewhere.
+    pub(super) failed_requests: u64,
     pub(super) latency: Latency,
     pub(super) stages: [Latency; StageTimes::COUNT],
     /// Of former connections.
@@ -80,6 +82,7 @@ pub(super) struct Core {
     /// Callers that wait for room in the queue.
     pub(super) room_waiters: usize,
     pub(super) submitted: u64,
+    /// Requests that ended in an error without a stick.
     pub(super) failed: u64,
     pub(super) retried: u64,
     next_stick: usize,
@@ -253,9 +256,9 @@ impl Shared {
     fn pump_graph(&self, core: &mut Core, at: usize, rings: &mut Rings) {
         let Core { graphs, sticks, queued, next_stick, failed, .. } = core;
         let entry = &mut graphs[at];
-        for stick in 0..sticks.len() {
+        for (stick, StickEntry { state, .. }) in sticks.iter().enumerate() {
             while !entry.on[stick].pinned.is_empty() {
-                let c = entry.candidate(stick, sticks[stick].state);
+                let c = entry.candidate(stick, *state);
                 if !c.ready || c.assigned >= c.depth + c.ahead {
                     break;
                 }
@@ -291,11 +294,17 @@ impl Shared {
             job.tag.end(Err(error));
             return false;
         }
+        let free_place = {
+            let c = entry.candidate(stick, StickState::Ready);
+            c.assigned < c.depth
+        };
         entry.on[stick].assigned += 1;
         self.sticks[stick].inbox.add_job(job);
-        if stick < 128 {
+        // One that is to wait there needs no wake-up: the end of one ahead of it is told under this lock, and after
+        // that the stick's thread looks into its inbox before it sleeps.
+        if free_place && stick < 128 {
             rings.0 |= 1 << stick;
-        } else {
+        } else if free_place {
             self.sticks[stick].inbox.ring();
         }
         true
@@ -416,10 +425,9 @@ impl Shared {
         }
     }
 
-    /// A stick's thread reports `ended` requests and as many free places of each graph, and how many failed.
-    pub(super) fn jobs_ended(&self, at: usize, ended: &mut Vec<(GraphId, u32)>, failed: u64) {
+    /// A stick's thread reports `ended` requests and as many free places of each graph.
+    pub(super) fn jobs_ended(&self, at: usize, ended: &mut Vec<(GraphId, u32)>) {
         let mut core = self.core.lock();
-        core.failed += failed;
         let mut last = false;
         for (id, count) in ended.drain(..) {
             if let Some(entry) = core.graph(id) {
@@ -431,8 +439,10 @@ impl Shared {
         if last {
             self.after_ends(&mut core);
         }
-        let rings = self.pump(&mut core);
+        let mut rings = self.pump(&mut core);
         drop(core);
+        // The caller looks into its own inbox next.
+        rings.0 &= !1u128.checked_shl(at as u32).unwrap_or(0);
         self.ring(rings);
     }
 

@@ -192,12 +192,14 @@ impl Fleet {
         let mut latency = Latency::new();
         let mut stages: [Latency; StageTimes::COUNT] = std::array::from_fn(|_| Latency::new());
         let mut completed = 0;
+        let mut failed = core.failed;
         let mut sticks = Vec::with_capacity(shared.sticks.len());
         for (stick, entry) in shared.sticks.iter().zip(&core.sticks) {
             let record = stick.record.lock();
             latency.merge(&record.latency);
             stages.iter_mut().zip(&record.stages).for_each(|(all, own)| all.merge(own));
             completed += record.completed;
+            failed += record.failed_requests;
             let load = record.load_until(now);
             sticks.push(StickStats {
                 id: stick.id.clone(),
@@ -224,7 +226,7 @@ impl Fleet {
             sticks,
             submitted: core.submitted,
             completed,
-            failed: core.failed,
+            failed,
             retried: core.retried,
             queued: core.queued as u64,
             latency,

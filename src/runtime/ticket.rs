@@ -30,10 +30,29 @@ struct State {
     outcome: Option<Result<Output>>,
     /// An outcome was set, even if it was taken since.
     ended: bool,
+    /// The caller sleeps until it is notified.
+    waiting: bool,
     /// Ticket and job that still know the slot.
     parties: u8,
     /// The caller's limit.
     deadline: Option<Instant>,
+}
+
+impl State {
+    fn new(deadline: Option<Instant>) -> Self {
+        State { outcome: None, ended: false, waiting: false, parties: 2, deadline }
+    }
+}
+
+/// A caller who sleeps although its outcome is there. Dropping it wakes them.
+#[must_use]
+pub(super) struct Sleeper(Arc<Slot>);
+
+impl Drop for Sleeper {
+    fn drop(&mut self) {
+        // The slot may serve another request by now: then that one looks once more.
+        self.0.ready.notify_all();
+    }
 }
 
 /// Slots that are not in use, and the clock that deadlines are told by.
@@ -56,12 +75,12 @@ impl Slots {
         let kept = self.free.lock().pop();
         let slot = match kept {
             Some(slot) => {
-                *slot.state.lock() = State { outcome: None, ended: false, parties: 2, deadline };
+                *slot.state.lock() = State::new(deadline);
                 slot.wanted.store(true, Ordering::Relaxed);
                 slot
             }
             None => Arc::new(Slot {
-                state: Mutex::new(State { outcome: None, ended: false, parties: 2, deadline }),
+                state: Mutex::new(State::new(deadline)),
                 ready: Condvar::new(),
                 wanted: AtomicBool::new(true),
             }),
@@ -113,7 +132,12 @@ impl JobTag {
 
     /// Ends the request with an answer or an error. The first outcome stands.
     pub(super) fn end(mut self, outcome: Result<Output>) {
-        self.end_in_place(outcome);
+        drop(self.end_in_place(outcome));
+    }
+
+    /// As [`JobTag::end`], but leaves it to the owner when to wake the caller: after what must not wait.
+    pub(super) fn end_quietly(mut self, outcome: Result<Output>) -> Option<Sleeper> {
+        self.end_in_place(outcome)
     }
 
     /// Ends the request for the caller while the job is still on a stick; its answer will be thrown away.
@@ -128,19 +152,21 @@ impl JobTag {
         }
     }
 
-    fn end_in_place(&mut self, outcome: Result<Output>) {
-        let Some(slot) = self.slot.take() else { return };
+    fn end_in_place(&mut self, outcome: Result<Output>) -> Option<Sleeper> {
+        let slot = self.slot.take()?;
+        let mut sleeper = None;
         let mut surplus = Some(outcome);
         // A second handle, so that the guard does not borrow what `leave` takes.
         let guarded = slot.clone();
         let mut state = guarded.state.lock();
         if !state.ended && state.parties == 2 {
             state.outcome = surplus.take();
-            slot.ready.notify_all();
+            sleeper = state.waiting.then(|| Sleeper(slot.clone()));
         }
         state.ended = true;
         let left = self.slots.leave(slot, state);
         drop((left, surplus));
+        sleeper
     }
 }
 
@@ -151,7 +177,7 @@ impl Drop for JobTag {
             let error = Error::new(ErrorKind::Cancelled, "infer").detail(
                 "the request was dropped inside the library, which is a defect of it; submit it again",
             );
-            self.end_in_place(Err(error));
+            drop(self.end_in_place(Err(error)));
         }
     }
 }
@@ -217,12 +243,14 @@ impl Ticket {
             if now >= until {
                 return Ok(None);
             }
+            state.waiting = true;
             match state.deadline.into_iter().chain([until]).min() {
                 Some(at) if at != Instant::FAR_FUTURE => {
                     slot.ready.wait_for(&mut state, at - now);
                 }
                 _ => slot.ready.wait(&mut state),
             }
+            state.waiting = false;
         }
     }
 

@@ -8,7 +8,8 @@ use super::StickState;
 use super::core::{CLOSE_GRACE, Phase, Presence, Shared, cancelled};
 use super::failure::Cause;
 use super::inbox::Command;
-use super::ticket::{JobTag, Output, QueuedJob, late};
+use super::ticket::{JobTag, Output, QueuedJob, Sleeper, late};
+use crate::blob::Blob;
 use crate::clock::{Clock, Instant};
 use crate::error::{Error, ErrorKind, Result};
 use crate::pipeline::{Done, Event, Failure, GraphId, GraphSpec, Pipeline, PipelineConfig, Reason};
@@ -146,9 +147,11 @@ impl Worker {
             drain_until: None,
             jobs: VecDeque::new(),
             ended: Vec::new(),
-            failed: 0,
+            blobs: Vec::new(),
+            recorded_in_flight: 0,
             lost: Vec::new(),
             refused_open: None,
+            sleepers: Vec::with_capacity(32),
         };
         session.pipeline.open(now);
         let ended = session.run(&shared, &mut self.reactor);
@@ -197,20 +200,30 @@ struct Session {
     jobs: VecDeque<QueuedJob>,
     /// Ended since the last report, per graph.
     ended: Vec<(GraphId, u32)>,
-    failed: u64,
+    /// Blobs of the graphs that answers came from.
+    blobs: Vec<(GraphId, Blob)>,
+    recorded_in_flight: u32,
     lost: Vec<(QueuedJob, bool)>,
     refused_open: Option<Cause>,
+    /// Callers whose answers are there, to be woken at the end of the turn.
+    sleepers: Vec<Sleeper>,
 }
 
 impl Session {
     fn run(mut self, shared: &Shared, reactor: &mut Reactor) -> Ended {
         let mut ready = Vec::with_capacity(2);
         loop {
-            self.read_inbox(shared);
+            let mut now = shared.clock.now();
             while let Some(completion) = self.transport.poll() {
-                self.pipeline.handle_completion(completion, shared.clock.now());
+                self.pipeline.handle_completion(completion, now);
             }
-            let now = shared.clock.now();
+            if let Some(ended) = self.handle_events(shared) {
+                return ended;
+            }
+            // Before the inbox: what has ended makes room for the next, and who put it there did not ring.
+            self.report(shared);
+            self.read_inbox(shared);
+            now = shared.clock.now();
             self.handle_timers(shared, now);
             while let Some(transfer) = self.pipeline.poll_transfer(now) {
                 if let Err(rejected) = self.transport.submit(transfer) {
@@ -224,9 +237,15 @@ impl Session {
             if let Some(ended) = self.handle_events(shared) {
                 return ended;
             }
-            self.report(shared);
+            let reported = self.report(shared);
+            let ready_now = self.transport.arm();
+            // Last, since a caller may take our place on this CPU: by now the stick has all that there is for it.
+            self.wake_callers();
+            if reported || ready_now || reactor.take_wake() {
+                continue;
+            }
             let wait = self.next_wake().saturating_since(shared.clock.now());
-            if wait.is_zero() || self.transport.arm() {
+            if wait.is_zero() {
                 continue;
             }
             // Whoever adds to the inbox wakes the reactor, before or during the turn.
@@ -238,6 +257,10 @@ impl Session {
                 self.pipeline.handle_abandon(shared.clock.now());
             }
         }
+    }
+
+    fn wake_callers(&mut self) {
+        self.sleepers.clear();
     }
 
     fn next_wake(&self) -> Instant {
@@ -353,12 +376,12 @@ impl Session {
                 Event::LoadFailed(graph, error) => {
                     self.set_presence(shared, graph, Presence::Refused(Cause::of_stick(&error)));
                 }
-                Event::Unloaded(_) => {}
+                Event::Unloaded(graph) => self.blobs.retain(|(id, _)| *id != graph),
                 Event::Done(done) => self.answer(shared, done),
                 Event::Returned(job, reason) => self.returned(shared, job, reason),
                 Event::InputLost(tag) => {
                     // Its graph cannot be told from the tag; the stick's loss frees all its places anyway.
-                    self.failed += 1;
+                    shared.sticks[self.index].record.lock().failed_requests += 1;
                     let detail =
                         "the stick was lost and the transport kept the input; submit the request again";
                     tag.end(Err(Error::new(ErrorKind::Unplugged, "infer")
@@ -446,25 +469,33 @@ impl Session {
         times.finish_ns = (now - last_byte).as_nanos() as u64;
         self.note_end(graph);
         let blob = self.blob_of(shared, graph);
-        let late_by = tag.is_late(now);
-        {
-            let mut record = me.record.lock();
-            record.completed += 1;
-            if !late_by {
-                record_times(&mut record, &times);
-            }
-        }
         let outcome = match blob {
-            Some(_) if late_by => Err(late()),
+            _ if tag.is_late(now) => Err(late()),
             Some(blob) => Ok(Output { lease: output, blob, stick: me.id.clone(), times }),
             None => Err(cancelled()),
         };
-        self.failed += u64::from(outcome.is_err());
-        tag.end(outcome);
+        // Before the caller hears of it, so that what he asks next agrees with what he knows.
+        {
+            let mut record = me.record.lock();
+            (record.load, record.load_at) = (self.pipeline.load_figures(now), now);
+            self.recorded_in_flight = record.load.in_flight;
+            if outcome.is_ok() {
+                record.completed += 1;
+                record_times(&mut record, &times);
+            } else {
+                record.failed_requests += 1;
+            }
+        }
+        self.sleepers.extend(tag.end_quietly(outcome));
     }
 
-    fn blob_of(&self, shared: &Shared, id: GraphId) -> Option<crate::blob::Blob> {
-        shared.core.lock().graph(id).map(|g| g.blob.clone())
+    fn blob_of(&mut self, shared: &Shared, id: GraphId) -> Option<Blob> {
+        if let Some((_, blob)) = self.blobs.iter().find(|(known, _)| *known == id) {
+            return Some(blob.clone());
+        }
+        let blob = shared.core.lock().graph(id).map(|g| g.blob.clone())?;
+        self.blobs.push((id, blob.clone()));
+        Some(blob)
     }
 
     fn returned(&mut self, shared: &Shared, job: QueuedJob, reason: Reason) {
@@ -483,31 +514,35 @@ impl Session {
             }
         };
         self.note_end(job.graph);
-        self.failed += 1;
+        me.record.lock().failed_requests += 1;
         job.tag.end(Err(error));
     }
 
-    /// Reports what has ended since the last time.
-    fn report(&mut self, shared: &Shared) {
+    /// Reports what has ended since the last time. True when others may have put something into our inbox upon it.
+    fn report(&mut self, shared: &Shared) -> bool {
+        let mut reported = false;
         if !self.lost.is_empty() && !self.pipeline.is_over() {
             // Given back by a stick that goes on: their graph is no longer on it, or it closes.
             shared.jobs_handed_back(self.index, &mut self.lost);
+            reported = true;
         }
-        if self.ended.is_empty() {
-            return;
-        }
-        let now = shared.clock.now();
-        let load = self.pipeline.load_figures(now);
-        {
+        if self.pipeline.in_flight() != self.recorded_in_flight {
+            let now = shared.clock.now();
             let mut record = shared.sticks[self.index].record.lock();
-            (record.load, record.load_at) = (load, now);
+            (record.load, record.load_at) = (self.pipeline.load_figures(now), now);
+            self.recorded_in_flight = record.load.in_flight;
         }
-        shared.jobs_ended(self.index, &mut self.ended, std::mem::take(&mut self.failed));
+        if !self.ended.is_empty() {
+            shared.jobs_ended(self.index, &mut self.ended);
+            reported = true;
+        }
+        reported
     }
 
     fn over(&mut self, shared: &Shared, failure: Option<Failure>) -> Ended {
         let lost = std::mem::take(&mut self.lost);
         self.report(shared);
+        self.wake_callers();
         let closing = self.close_until.is_some();
         let cause = match (self.refused_open.take(), &failure) {
             (Some(cause), _) => cause,

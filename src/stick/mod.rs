@@ -22,8 +22,9 @@ mod jobs;
 mod open;
 mod tag;
 mod telemetry;
+// The pipeline is tested against the same peer.
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod unload;
 
 use std::collections::VecDeque;

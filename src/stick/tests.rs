@@ -1,7 +1,7 @@
 //! The engine against a small behaving peer, on virtual time.
 
 mod noise;
-mod peer;
+pub(crate) mod peer;
 
 use std::collections::HashSet;
 use std::time::Duration;

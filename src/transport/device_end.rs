@@ -1,6 +1,7 @@
 //! The stick's side of a transport, and the rules by which a bulk IN endpoint fills posted buffers.
 
 use super::pipe::PipeDevice;
+use super::socket_device::SocketDevice;
 use super::{Transfer, TransferError, WaitOn};
 
 /// The stick's end of a pipe or of a socket, so that one server loop serves either. See [`PipeDevice`] for what each
@@ -8,12 +9,15 @@ use super::{Transfer, TransferError, WaitOn};
 pub enum DeviceEnd {
     /// In memory.
     Pipe(PipeDevice),
+    /// On a Unix socket.
+    Socket(Box<SocketDevice>),
 }
 
 macro_rules! each {
     ($self:expr, $end:ident => $call:expr) => {
         match $self {
             DeviceEnd::Pipe($end) => $call,
+            DeviceEnd::Socket($end) => $call,
         }
     };
 }
@@ -73,6 +77,12 @@ impl DeviceEnd {
 impl From<PipeDevice> for DeviceEnd {
     fn from(end: PipeDevice) -> Self {
         DeviceEnd::Pipe(end)
+    }
+}
+
+impl From<SocketDevice> for DeviceEnd {
+    fn from(end: SocketDevice) -> Self {
+        DeviceEnd::Socket(Box::new(end))
     }
 }
 

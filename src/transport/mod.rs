@@ -6,11 +6,18 @@
 //! `Reactor::turn` waits, the runtime owns the thread.
 
 mod buffer;
+mod decode;
 mod device_end;
+mod fault;
+mod frame;
+mod lane;
 mod pipe;
 mod port;
 mod reactor;
 mod ring;
+mod socket;
+mod socket_device;
+mod tracer;
 pub mod usb;
 mod wake;
 
@@ -18,10 +25,15 @@ use std::ops::Range;
 use std::os::fd::BorrowedFd;
 
 pub use buffer::{BUFFER_ALIGN, Buffer};
+pub use decode::{Decoder, TRACE_BYTES, TraceEvent, TraceLine};
 pub use device_end::{DeviceEnd, InWriter};
+pub use fault::{Fault, FaultInjector, FaultRule, Fired, When};
 pub use pipe::{PipeDevice, PipeHost, pipe, simulated_pipe};
 pub use port::{Connection, Port};
 pub use reactor::{Detected, Interest, Reactor, ReactorKind, Token, Waker};
+pub use socket::SocketTransport;
+pub use socket_device::SocketDevice;
+pub use tracer::{CAPTURE_BYTES, TraceSink, Tracer};
 
 /// Which pipe, as seen from the host.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]

@@ -2,7 +2,8 @@
 //!
 //! Buffers are handed over, not copied. The device half sees the host's transfers and owns each from
 //! [`PipeDevice::next_out`] or [`PipeDevice::next_in`] until it completes it: holding one is what NAK is on a bus.
-//! A busy pipe makes no system call and allocates nothing: a wake-up is written only when the other side has armed.
+//! A busy pipe makes no system call and allocates nothing: a wake-up is written only when the other side has armed, and
+//! the host writes it once a turn: when it has polled all there is, or arms.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -10,10 +11,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use parking_lot::Mutex;
 
+use super::lane::Lane;
 use super::wake::Bell;
-use super::{
-    Buffer, Completion, Direction, Rejected, Transfer, TransferError, Transport, TransportInfo, WaitOn,
-};
+use super::{Completion, Direction, Rejected, Transfer, TransferError, Transport, TransportInfo, WaitOn};
 
 /// A pipe whose ends can sleep: each has a descriptor to wait on.
 ///
@@ -43,8 +43,9 @@ fn join(info: TransportInfo, host_bell: Bell, device_bell: Bell) -> (PipeHost, P
         ready: [VecDeque::new(), VecDeque::new()],
         in_first: false,
         armed: false,
+        ring_due: false,
     };
-    (host, PipeDevice { shared, armed: false })
+    (host, PipeDevice { shared, armed: false, batches: false, ring_due: false })
 }
 
 struct Shared {
@@ -69,122 +70,6 @@ impl Shared {
     }
 }
 
-/// One direction: submitted ─► held by the device ─► done.
-#[derive(Default)]
-struct Lane {
-    submitted: VecDeque<Transfer>,
-    held: VecDeque<Held>,
-    done: VecDeque<Completion>,
-    /// Bytes of the submitted transfers.
-    submitted_bytes: usize,
-    closed: bool,
-}
-
-/// What the lane remembers of a transfer that the device holds.
-struct Held {
-    token: u64,
-    direction: Direction,
-    cancelled: bool,
-    /// Completed before an older one; waits here, since one direction completes in order.
-    finished: Option<Completion>,
-}
-
-impl Lane {
-    fn take(&mut self) -> Option<Transfer> {
-        let transfer = self.submitted.pop_front()?;
-        self.submitted_bytes -= transfer.range.len();
-        self.held.push_back(Held {
-            token: transfer.token,
-            direction: transfer.direction,
-            cancelled: false,
-            finished: None,
-        });
-        Some(transfer)
-    }
-
-    /// True when the host has something to poll now.
-    fn complete(&mut self, mut completion: Completion) -> bool {
-        let closed = self.closed;
-        let token = completion.transfer.token;
-        let Some(at) = self.held.iter().position(|h| h.finished.is_none() && h.token == token) else {
-            // Not from this lane, or completed twice: there is no host transfer that it could end.
-            debug_assert!(closed, "completed a transfer (token {token}) that the device did not hold");
-            return false;
-        };
-        if closed {
-            completion.result = Err(TransferError::Gone);
-        } else if self.held[at].cancelled {
-            completion.result = Err(TransferError::Cancelled);
-        }
-        if at == 0 {
-            self.held.pop_front();
-            self.done.push_back(completion);
-            while let Some(next) = self.held.front_mut().and_then(|h| h.finished.take()) {
-                self.held.pop_front();
-                self.done.push_back(next);
-            }
-            true
-        } else {
-            self.held[at].finished = Some(completion);
-            false
-        }
-    }
-
-    /// Ends what the device has not taken; what it holds is ended when it gives it back.
-    fn end_submitted(&mut self, reason: TransferError) {
-        self.submitted_bytes = 0;
-        if self.held.is_empty() {
-            while let Some(transfer) = self.submitted.pop_front() {
-                self.done.push_back(Completion { transfer, actual: 0, result: Err(reason) });
-            }
-            return;
-        }
-        // Older ones are still held: these wait behind them, to keep the order.
-        while let Some(transfer) = self.submitted.pop_front() {
-            self.held.push_back(Held {
-                token: transfer.token,
-                direction: transfer.direction,
-                cancelled: true,
-                finished: Some(Completion { transfer, actual: 0, result: Err(reason) }),
-            });
-        }
-    }
-
-    fn cancel(&mut self) -> bool {
-        let mut recall = false;
-        for held in &mut self.held {
-            recall |= held.finished.is_none();
-            held.cancelled = true;
-        }
-        self.end_submitted(TransferError::Cancelled);
-        recall
-    }
-
-    fn close(&mut self) {
-        self.closed = true;
-        self.end_submitted(TransferError::Gone);
-    }
-
-    /// The device half was dropped: what it still held will never come back by itself. The memory is lost with the
-    /// device, but the host must not wait for it for ever.
-    fn abandon(&mut self) {
-        self.close();
-        while let Some(held) = self.held.pop_front() {
-            let completion = held.finished.unwrap_or_else(|| Completion {
-                transfer: Transfer {
-                    direction: held.direction,
-                    buffer: Buffer::zeroed(0),
-                    range: 0..0,
-                    token: held.token,
-                },
-                actual: 0,
-                result: Err(TransferError::Gone),
-            });
-            self.done.push_back(completion);
-        }
-    }
-}
-
 /// The host's end: a [`Transport`].
 pub struct PipeHost {
     info: TransportInfo,
@@ -194,6 +79,8 @@ pub struct PipeHost {
     /// Which direction `poll` serves first, so that neither starves the other.
     in_first: bool,
     armed: bool,
+    /// Something was submitted since the device was last woken.
+    ring_due: bool,
 }
 
 impl PipeHost {
@@ -204,6 +91,16 @@ impl PipeHost {
             std::mem::swap(ready, &mut self.shared.lane(direction).lock().done);
         }
         ready.pop_front()
+    }
+}
+
+impl PipeHost {
+    /// Wakes the device for all that was submitted. One wake-up for a turn's transfers: on a shared CPU the device would
+    /// else run after each of them.
+    fn flush(&mut self) {
+        if std::mem::take(&mut self.ring_due) {
+            self.shared.device_bell.ring();
+        }
     }
 }
 
@@ -225,9 +122,7 @@ impl Transport for PipeHost {
             lane.submitted_bytes += transfer.range.len();
             lane.submitted.push_back(transfer);
         }
-        if direction == Direction::Out || self.shared.in_wanted.load(Ordering::Relaxed) {
-            self.shared.device_bell.ring();
-        }
+        self.ring_due |= direction == Direction::Out || self.shared.in_wanted.load(Ordering::Relaxed);
         Ok(())
     }
 
@@ -239,13 +134,18 @@ impl Transport for PipeHost {
         let (first, second) =
             if self.in_first { (Direction::In, Direction::Out) } else { (Direction::Out, Direction::In) };
         self.in_first = !self.in_first;
-        match self.poll_direction(first) {
+        let completion = match self.poll_direction(first) {
             Some(completion) => Some(completion),
             None => self.poll_direction(second),
+        };
+        if completion.is_none() {
+            self.flush();
         }
+        completion
     }
 
     fn arm(&mut self) -> bool {
+        self.flush();
         self.armed = true;
         self.shared.host_bell.arm();
         let ready = !self.ready[0].is_empty()
@@ -289,9 +189,19 @@ impl Drop for PipeHost {
 pub struct PipeDevice {
     shared: Arc<Shared>,
     armed: bool,
+    /// The host is woken by `arm` only.
+    batches: bool,
+    ring_due: bool,
 }
 
 impl PipeDevice {
+    /// Wakes this end by `call` instead of its descriptor, and the host once a turn: what is completed reaches a
+    /// sleeping host with the next [`arm`](Self::arm). `call` must not block and must not use the pipe.
+    pub fn served_by(&mut self, call: impl Fn() + Send + Sync + 'static) {
+        self.shared.device_bell.ring_by(call);
+        self.batches = true;
+    }
+
     /// The oldest OUT transfer that was not taken yet. The device owns it, and reads `transfer.bytes()`, until
     /// [`complete_out`](Self::complete_out); to hold it is to NAK the host.
     pub fn next_out(&mut self) -> Option<Transfer> {
@@ -346,6 +256,9 @@ impl PipeDevice {
     /// `wants_in` (it has something to send), a posted IN transfer. Posted IN transfers are the normal state of an
     /// idle link, so a device with nothing to send must not be woken by them.
     pub fn arm(&mut self, wants_in: bool) -> bool {
+        if std::mem::take(&mut self.ring_due) {
+            self.shared.host_bell.ring();
+        }
         self.armed = true;
         self.shared.in_wanted.store(wants_in, Ordering::Relaxed);
         self.shared.device_bell.arm();
@@ -377,7 +290,9 @@ impl PipeDevice {
 
     fn complete(&mut self, completion: Completion) {
         let visible = self.shared.lane(completion.transfer.direction).lock().complete(completion);
-        if visible {
+        if visible && self.batches {
+            self.ring_due = true;
+        } else if visible {
             self.shared.host_bell.ring();
         }
     }

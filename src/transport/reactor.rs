@@ -15,6 +15,7 @@ use rustix::buffer::spare_capacity;
 use rustix::event::{EventfdFlags, PollFlags, Timespec, epoll, eventfd};
 
 use super::ring::Ring;
+use crate::clock::{Clock as _, Monotonic};
 
 /// Which mechanism waits.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
@@ -222,6 +223,12 @@ impl Reactor {
         Waker(Arc::clone(&self.waker))
     }
 
+    /// True when a waker rang since the last turn; then the next turn may sleep again. Saves the look of a turn.
+    pub fn take_wake(&self) -> bool {
+        let state = &self.waker.state;
+        state.load(Ordering::Relaxed) == RUNG && state.swap(AWAKE, Ordering::AcqRel) == RUNG
+    }
+
     /// Waits until a descriptor becomes ready, a waker rings or `deadline_in` has passed (`None`: no deadline;
     /// zero: looks only). Replaces the contents of `ready`, each token at most once. True when a waker rang since the
     /// last turn. May return early with nothing.
@@ -257,14 +264,23 @@ impl Reactor {
         self.events.clear();
         let into = &mut self.events;
         match &mut self.backend {
-            Backend::Ring(ring) => ring.wait(timeout, |e| into.push((e.key, e.ended, e.dead))),
+            Backend::Ring(ring) => ring.wait(timeout, |e| into.push((e.key, e.ended, e.dead))).map(drop),
             Backend::Epoll { epoll, events } => {
-                // Longer than the kernel can count is no deadline.
-                let limit = timeout.and_then(|t| Timespec::try_from(t).ok());
-                events.clear();
-                match epoll::wait(&*epoll, spare_capacity(events), limit.as_ref()) {
-                    Ok(_) | Err(rustix::io::Errno::INTR) => {}
-                    Err(error) => return Err(error.into()),
+                let clock = Monotonic::new();
+                let start = clock.now();
+                let mut left = timeout;
+                loop {
+                    // Longer than the kernel can count is no deadline.
+                    let limit = left.and_then(|t| Timespec::try_from(t).ok());
+                    events.clear();
+                    match epoll::wait(&*epoll, spare_capacity(events), limit.as_ref()) {
+                        Ok(_) => break,
+                        // Signals end no wait, as in the ring. Seen without a signal too, after a ring of this thread was dropped.
+                        Err(rustix::io::Errno::INTR) => {
+                            left = timeout.map(|t| t.saturating_sub(clock.now() - start));
+                        }
+                        Err(error) => return Err(error.into()),
+                    }
                 }
                 into.extend(events.iter().map(|e| ({ e.data }.u64(), false, false)));
                 Ok(())
@@ -274,8 +290,8 @@ impl Reactor {
 
     fn handle(&mut self, key: u64, ended: bool, dead: bool, ready: &mut Vec<Token>) -> io::Result<()> {
         if key == WAKER {
-            // EAGAIN: the write that belongs to this event was read with an earlier one.
-            let _ = rustix::io::read(&self.waker.fd, &mut [0u8; 8]);
+            // Edge-like: each write is an event of its own, so the counter need not be read. It counts sleeps, so it
+            // cannot overflow.
             if let (Backend::Ring(ring), true) = (&mut self.backend, ended) {
                 ring.poll_add(self.waker.fd.as_fd(), PollFlags::IN, WAKER)?;
             }

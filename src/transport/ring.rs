@@ -72,8 +72,9 @@ impl Ring {
                 "no multishot poll, kernel older than 5.13",
             ));
         }
-        // The removal's and the ended poll's completions must not surface later as somebody else's.
-        self.wait(Some(Duration::ZERO), |_| ())
+        // Its last completion must not end somebody's wait.
+        while self.wait(Some(Duration::from_secs(1)), |event| multishot &= !event.ended)? > 0 && multishot {}
+        Ok(())
     }
 
     /// Starts a multishot poll. The kernel holds its own reference to the file as soon as the entry is submitted.
@@ -93,45 +94,59 @@ impl Ring {
         self.submit()
     }
 
-    /// Waits for an event, at most `timeout` (`None`: for ever), and hands over all that are there.
+    /// Waits for an event, at most `timeout` (`None`: for ever), and hands over all that are there; returns how many.
+    /// An interruption does not end the wait.
     pub(super) fn wait(
         &mut self,
         timeout: Option<Duration>,
         mut each: impl FnMut(RingEvent),
-    ) -> io::Result<()> {
-        if self.ring.completion().is_empty() {
-            let result = match timeout {
-                // One enter for the task work and whatever it completes.
-                Some(Duration::ZERO) => self.enter_now(),
-                Some(limit) => {
-                    let limit = Timespec::from(limit);
-                    self.ring.submitter().submit_with_args(1, &SubmitArgs::new().timespec(&limit))
+    ) -> io::Result<usize> {
+        let mut limit = timeout;
+        loop {
+            let before = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+            let timed_out = self.ring.completion().is_empty() && self.enter(limit)?;
+            let mut seen = 0;
+            for entry in self.ring.completion() {
+                if entry.user_data() == IGNORED {
+                    continue;
                 }
-                None => self.ring.submit_and_wait(1),
-            };
-            if let Err(error) = result {
-                match error.raw_os_error().map(rustix::io::Errno::from_raw_os_error) {
-                    // Timed out, interrupted, or completions overflowed: whatever is in the queue is handed over.
-                    Some(
-                        rustix::io::Errno::TIME
-                        | rustix::io::Errno::INTR
-                        | rustix::io::Errno::BUSY
-                        | rustix::io::Errno::AGAIN,
-                    ) => {}
-                    _ => return Err(error),
+                let events = u32::try_from(entry.result()).unwrap_or(0);
+                let dead = entry.result() < 0
+                    || events & u32::from((PollFlags::ERR | PollFlags::HUP | PollFlags::NVAL).bits()) != 0;
+                each(RingEvent { key: entry.user_data(), ended: !cqueue::more(entry.flags()), dead });
+                seen += 1;
+            }
+            if seen > 0 || timed_out {
+                return Ok(seen);
+            }
+            let after = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+            let passed = Duration::try_from(after - before).unwrap_or_default();
+            limit = limit.map(|limit| limit.saturating_sub(passed));
+        }
+    }
+
+    /// True when the time is up.
+    fn enter(&mut self, timeout: Option<Duration>) -> io::Result<bool> {
+        let result = match timeout {
+            // One enter for the task work and whatever it completes.
+            Some(Duration::ZERO) => self.enter_now(),
+            Some(limit) => {
+                let limit = Timespec::from(limit);
+                self.ring.submitter().submit_with_args(1, &SubmitArgs::new().timespec(&limit))
+            }
+            None => self.ring.submit_and_wait(1),
+        };
+        match result {
+            Ok(_) => Ok(false),
+            Err(error) => match error.raw_os_error().map(rustix::io::Errno::from_raw_os_error) {
+                Some(rustix::io::Errno::TIME) => Ok(true),
+                // Interrupted, or completions overflowed: they are handed over first.
+                Some(rustix::io::Errno::INTR | rustix::io::Errno::BUSY | rustix::io::Errno::AGAIN) => {
+                    Ok(false)
                 }
-            }
+                _ => Err(error),
+            },
         }
-        for entry in self.ring.completion() {
-            if entry.user_data() == IGNORED {
-                continue;
-            }
-            let events = u32::try_from(entry.result()).unwrap_or(0);
-            let dead = entry.result() < 0
-                || events & u32::from((PollFlags::ERR | PollFlags::HUP | PollFlags::NVAL).bits()) != 0;
-            each(RingEvent { key: entry.user_data(), ended: !cqueue::more(entry.flags()), dead });
-        }
-        Ok(())
     }
 
     fn enter_now(&mut self) -> io::Result<usize> {

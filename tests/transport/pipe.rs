@@ -209,6 +209,7 @@ fn a_sleeping_device_is_not_woken_by_posted_reads_unless_it_wants_them() {
     assert!(device.next_in().is_some() && device.next_in().is_some());
     assert!(!device.arm(true));
     host.submit(read(64, 2)).expect("accepted");
+    assert!(host.poll().is_none(), "the host's turn is over: the bell goes");
     reactor.turn(Some(Duration::ZERO), &mut ready).expect("turn");
     assert_eq!(ready, [token]);
 }

@@ -50,9 +50,10 @@ mod yolo;
 mod tests;
 
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use ncs2::blob::{Graph, Location, Stage, StageKind, View};
+use ncs2::clock::{Clock as _, Monotonic};
 
 use memory::{Layout, Place};
 use params::Context;
@@ -371,11 +372,12 @@ impl Program {
         mut look: impl FnMut(&StageRun<'_>) + Send,
     ) {
         arena.scratch.parallel = true;
+        let clock = Monotonic::new();
         rayon::scope(|_| {
             self.execute(arena, input, output, |batch, step, arena| {
-                let start = Instant::now();
+                let start = clock.now();
                 step.operation.run(&mut arena.words, &mut arena.scratch);
-                let wall = start.elapsed();
+                let wall = clock.now() - start;
                 look(&StageRun {
                     stage: step.stage,
                     kind: step.kind,

@@ -43,6 +43,8 @@ pub struct Host {
     on_the_wire: VecDeque<(Instant, Vec<u8>)>,
     cache: PreparedCache,
     pub transfers_in: usize,
+    /// Works are done in the opposite order.
+    pub last_work_first: bool,
     /// OUT bytes are cut into pieces of this size.
     pub piece: usize,
 }
@@ -66,6 +68,7 @@ impl Host {
             on_the_wire: VecDeque::new(),
             cache: PreparedCache::default(),
             transfers_in: 0,
+            last_work_first: false,
             piece: usize::MAX,
         };
         while host.stick.identity().is_none() {
@@ -168,7 +171,11 @@ impl Host {
     pub fn drive(&mut self) {
         loop {
             let mut progress = self.arrive();
-            while let Some(mut work) = self.stick.poll_work() {
+            let mut works: Vec<_> = std::iter::from_fn(|| self.stick.poll_work()).collect();
+            if self.last_work_first {
+                works.reverse();
+            }
+            for mut work in works {
                 work.perform(&self.cache);
                 self.stick.handle_work_done(work, self.now);
                 progress = true;

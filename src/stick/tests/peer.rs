@@ -51,6 +51,8 @@ pub struct Peer {
     pub refuse: Option<(Which, Status)>,
     pub create_flags: HashMap<&'static str, Flags>,
     pub descriptor_bytes: (u32, u32),
+    /// Length of the outputs that it writes.
+    pub output_len: usize,
     pub graphs: u32,
     pub pings: u32,
     pub reset: bool,
@@ -84,6 +86,7 @@ impl Peer {
             refuse: None,
             create_flags: HashMap::new(),
             descriptor_bytes: (INPUT_BYTES, OUTPUT_BYTES),
+            output_len: OUTPUT_BYTES as usize,
             graphs: 0,
             pings: 0,
             reset: false,
@@ -296,14 +299,20 @@ impl Peer {
     pub fn execute(&mut self) -> bool {
         let Some((input, output, data)) = self.triggered.pop_front() else { return false };
         self.release(input, data.len() as u32, !self.releases_inputs);
-        self.write(output, &answer(&data));
+        self.write(output, &long_answer(&data, self.output_len));
         true
     }
 }
 
 /// What the model computes, so that a swapped answer is seen.
 pub fn answer(input: &[u8]) -> Vec<u8> {
-    input.iter().take(OUTPUT_BYTES as usize).map(|b| b.wrapping_mul(3).wrapping_add(1)).collect()
+    long_answer(input, OUTPUT_BYTES as usize)
+}
+
+/// The same for outputs of any length.
+pub fn long_answer(input: &[u8], len: usize) -> Vec<u8> {
+    let turn = |i: usize| (i / input.len()) as u8;
+    (0..len).map(|i| input[i % input.len()].wrapping_mul(3).wrapping_add(1).wrapping_add(turn(i))).collect()
 }
 
 /// The input of a job.

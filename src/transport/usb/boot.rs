@@ -23,7 +23,7 @@ use crate::clock::{Clock, Instant, Monotonic};
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::StickId;
 use crate::transport::{Connection, MemoryKind, Port, TransportInfo};
-use crate::wire::{self, FirmwarePatches};
+use crate::wire::{self, DdrType, FirmwarePatches};
 
 /// Sticks of one external hub that may boot at the same time: each draws its peak current then.
 pub const BOOTS_PER_HUB: usize = 4;
@@ -46,6 +46,18 @@ pub struct BootOptions {
     pub patches: FirmwarePatches,
     /// Reset a stick that is booted but not ours, once it had time to come back by its own watchdog.
     pub reset_foreign: bool,
+}
+
+impl Default for BootOptions {
+    /// The installed firmware, known to the manifest, with its watchdog armed: a stick whose owner dies comes back.
+    fn default() -> Self {
+        BootOptions {
+            firmware: None,
+            any_firmware: false,
+            patches: FirmwarePatches { watchdog: true, ddr: DdrType::Auto },
+            reset_foreign: false,
+        }
+    }
 }
 
 /// A [`Port`] for the stick at this port path.

@@ -173,7 +173,8 @@ impl<P: UrbPort> BulkTransport<P> {
     /// Backwards: were the oldest ended first, the controller would start the next one in between.
     fn end_all(&mut self, error: TransferError) {
         for lane in [&mut self.out, &mut self.r#in] {
-            for custody in lane.flights.iter_mut().rev() {
+            // One that is home already ended as it did, even if it was not collected yet.
+            for custody in lane.flights.iter_mut().filter(|c| !c.flight.is_finished()).rev() {
                 custody.flight.end();
                 custody.failure.get_or_insert(error);
                 for &id in custody.flight.outstanding().iter().rev() {

@@ -133,7 +133,7 @@ fn describe(
         _ => return None,
     };
     let id = if speed_mbps >= 5000 {
-        high_speed_peer(&sysfs.join(&name)).unwrap_or_else(|| name.clone())
+        high_speed_peer(sysfs, &name).unwrap_or_else(|| name.clone())
     } else {
         name.clone()
     };
@@ -166,8 +166,16 @@ fn holds_usbfs(interface: &Path) -> bool {
 }
 
 /// Path of the socket's other side: `…/usb1-port2` is `1-2`, `…/1-2-port3` is `1-2.3`.
-fn high_speed_peer(device: &Path) -> Option<String> {
-    let peer: PathBuf = fs::read_link(device.join("port").join("peer")).ok()?;
+fn high_speed_peer(sysfs: &Path, name: &str) -> Option<String> {
+    // The hub's own port, not the device's link to it: the kernel makes that link after it has announced the device, so
+    // for a moment a stick would have another name (seen in the VM test).
+    let (hub, port) = name.rsplit_once('.').or_else(|| name.rsplit_once('-'))?;
+    let folder = if name.contains('.') {
+        format!("{hub}:1.0/{hub}-port{port}")
+    } else {
+        format!("{hub}-0:1.0/usb{hub}-port{port}")
+    };
+    let peer: PathBuf = fs::read_link(sysfs.join(folder).join("peer")).ok()?;
     let name = peer.file_name()?.to_str()?;
     let (hub, port) = name.rsplit_once("-port")?;
     Some(match hub.strip_prefix("usb") {
@@ -185,8 +193,10 @@ mod tests {
     fn tree() -> tempfile::TempDir {
         let root = tempfile::tempdir().expect("a temporary folder");
         let device = root.path().join("2-2.3");
-        fs::create_dir_all(device.join("port")).expect("folder");
-        symlink("../../1-2:1.0/1-2-port3", device.join("port/peer")).expect("link");
+        fs::create_dir_all(&device).expect("folder");
+        let port = root.path().join("2-2:1.0/2-2-port3");
+        fs::create_dir_all(&port).expect("folder");
+        symlink("../../1-2:1.0/1-2-port3", port.join("peer")).expect("link");
         fs::write(device.join("serial"), "03e7\x1b[31m2485\n").expect("file");
         fs::create_dir_all(root.path().join("2-2.3:1.0")).expect("folder");
         root
@@ -212,9 +222,9 @@ mod tests {
     #[test]
     fn root_port_peers_are_understood_and_other_products_skipped() {
         let root = tree();
-        let device = root.path().join("4-1");
-        fs::create_dir_all(device.join("port")).expect("folder");
-        symlink("../../3-0:1.0/usb3-port1", device.join("port/peer")).expect("link");
+        let port = root.path().join("4-0:1.0/usb4-port1");
+        fs::create_dir_all(&port).expect("folder");
+        symlink("../../3-0:1.0/usb3-port1", port.join("peer")).expect("link");
         let found = describe(root.path(), 0xf63b, 4, 2, vec![1], 5000).expect("a stick");
         assert_eq!(found.id.as_str(), "3-1");
         assert_eq!(describe(root.path(), 0x1234, 4, 2, vec![1], 5000), None);

@@ -59,6 +59,12 @@ pub struct Global {
         help_heading = "Sticks"
     )]
     pub device: Vec<String>,
+    /// Boot real sticks with this firmware file instead of the installed one
+    #[arg(long, global = true, value_name = "FILE", help_heading = "Sticks", value_hint = ValueHint::FilePath)]
+    pub firmware: Option<PathBuf>,
+    /// Accept a firmware file that the manifest does not name
+    #[arg(long, global = true, help_heading = "Sticks")]
+    pub any_firmware: bool,
     /// With --sim: compute the network on the CPU, or a fixed function of graph and input
     #[arg(
         long,
@@ -82,12 +88,15 @@ pub struct Global {
     /// With --sim: break as this plan says (not built yet)
     #[arg(long, global = true, value_name = "PLAN", hide = true)]
     pub fault: Option<String>,
-    /// With --sim: write every transfer to this file (not built yet)
-    #[arg(long, global = true, value_name = "FILE", hide = true)]
+    /// Write every transfer to this file: .log for text, .pcapng for Wireshark
+    #[arg(long, global = true, value_name = "FILE", help_heading = "Sticks", value_hint = ValueHint::FilePath)]
     pub trace: Option<PathBuf>,
-    /// Defaults from a TOML file (not built yet)
-    #[arg(long, global = true, value_name = "FILE", hide = true)]
+    /// Take defaults from this TOML file
+    #[arg(long, global = true, value_name = "FILE", help_heading = "Output", value_hint = ValueHint::FilePath)]
     pub config: Option<PathBuf>,
+    /// What that file says.
+    #[arg(skip)]
+    pub file: crate::config::File,
     /// Print one JSON document instead of text
     #[arg(long, global = true, help_heading = "Output")]
     pub json: bool,
@@ -200,6 +209,33 @@ Examples:
     Run(Box<RunArgs>),
     /// Measures speed, latency and share of peak
     Bench(Box<BenchArgs>),
+    /// Compiles a model for the stick with the vendor's compiler; needs no stick
+    Compile(Box<crate::cmd::compile::CompileArgs>),
+    /// Compares answers of the sticks with the model on the CPU
+    Check(Box<crate::cmd::check::CheckArgs>),
+    /// Sets up what some commands need
+    #[command(subcommand_required = true, arg_required_else_help = true)]
+    Setup(crate::cmd::setup::SetupArgs),
+    /// Prints temperatures, levels and what is left until the sticks slow down
+    Thermal(crate::cmd::thermal::ThermalArgs),
+    /// Prints the defaults in force and where each came from
+    Config(crate::cmd::config::ConfigArgs),
+    /// Finds and checks the vendor's firmware file
+    #[command(subcommand_required = true, arg_required_else_help = true)]
+    Firmware {
+        /// What to do.
+        #[command(subcommand)]
+        command: crate::cmd::firmware::FirmwareCommand,
+    },
+    /// Lets users reach the sticks
+    #[command(subcommand_required = true, arg_required_else_help = true)]
+    Udev {
+        /// What to do.
+        #[command(subcommand)]
+        command: crate::cmd::udev::UdevCommand,
+    },
+    /// Prints a capture of transfers that --trace wrote, or Wireshark; needs no stick
+    Decode(crate::cmd::decode::DecodeArgs),
     /// Prints completions for a shell
     #[command(after_help = "\
 Examples:
@@ -361,6 +397,9 @@ Examples:
   ncs2ctl --sim 3 bench net.blob --duration 30s --target-tops 1
   ncs2ctl --sim 3 --timing zero bench net.blob        # the host's own cost
   ncs2ctl bench net.blob --json --min-fps 100 || echo too slow
+  ncs2ctl bench net.blob --depth 1..8                  # which depth pays
+  ncs2ctl bench net.blob --save a.json; ncs2ctl bench net.blob --compare a.json
+  ncs2ctl bench net.blob --soak --duration 1m          # what heat takes
 
 Ctrl-C ends the run early and still prints the report.")]
 pub struct BenchArgs {
@@ -373,8 +412,8 @@ pub struct BenchArgs {
     /// How long to run before measuring
     #[arg(long, value_name = "TIME", default_value = "1s", value_parser = duration)]
     pub warmup: Duration,
-    /// Inferences in flight on each graph of each stick: auto or 1 to 16
-    #[arg(long, value_name = "auto|N", default_value = "auto")]
+    /// Inferences in flight on each graph of each stick: auto, 1 to 16, or a range for a sweep
+    #[arg(long, value_name = "auto|N|A..B", default_value = "auto")]
     pub depth: Depth,
     /// Instances of the graph on each stick, 1 to 4
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=4))]
@@ -406,6 +445,12 @@ pub struct BenchArgs {
     /// Write the JSON report to this file too
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub save: Option<PathBuf>,
+    /// Show the difference to a saved report, and whether it is more than noise
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub compare: Option<PathBuf>,
+    /// Measure again and again, each time for --duration, until the temperature is level or Ctrl-C
+    #[arg(long)]
+    pub soak: bool,
     /// Known to the contract, refused until they are built.
     #[command(flatten)]
     pub later: LaterBenchArgs,
@@ -418,10 +463,6 @@ pub struct LaterBenchArgs {
     batch: Option<String>,
     #[arg(long, hide = true)]
     policy: Option<String>,
-    #[arg(long, hide = true)]
-    soak: bool,
-    #[arg(long, hide = true)]
-    compare: Option<PathBuf>,
     #[arg(long, hide = true)]
     batch_sizes: Option<String>,
     #[arg(long, hide = true)]
@@ -445,8 +486,6 @@ impl LaterBenchArgs {
             (self.batch.is_some(), "--batch"),
             // What first light does anyway may be asked for by name.
             (self.policy.as_deref().is_some_and(|p| p != "round-robin"), "--policy (other than round-robin)"),
-            (self.soak, "--soak"),
-            (self.compare.is_some(), "--compare"),
             (self.batch_sizes.is_some(), "--batch-sizes"),
             (self.targets.is_some(), "--targets"),
             (self.levels, "--levels"),
@@ -511,14 +550,16 @@ pub fn duration(text: &str) -> Result<Duration, String> {
     Duration::try_from_secs_f64(seconds).map_err(|_| expected())
 }
 
-fn positive_duration(text: &str) -> Result<Duration, String> {
+/// As [`duration`], at least 10 ms.
+pub fn positive_duration(text: &str) -> Result<Duration, String> {
     match duration(text)? {
         d if d < Duration::from_millis(10) => Err("expected at least 10ms".into()),
         d => Ok(d),
     }
 }
 
-fn positive(text: &str) -> Result<f64, String> {
+/// A number above 0.
+pub fn positive(text: &str) -> Result<f64, String> {
     match text.parse::<f64>() {
         Ok(x) if x.is_finite() && x > 0.0 => Ok(x),
         _ => Err("expected a number above 0".into()),
@@ -531,47 +572,4 @@ pub fn definition() -> clap::Command {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn definition_is_consistent() {
-        definition().debug_assert();
-    }
-
-    #[test]
-    fn sim_is_read_or_refused() {
-        assert_eq!("3".parse(), Ok(Sim::Rack { sticks: 3, profile: None }));
-        assert_eq!("2,hot".parse(), Ok(Sim::Rack { sticks: 2, profile: Some("hot".into()) }));
-        assert_eq!("unix:/x".parse(), Ok(Sim::Server("/x".into())));
-        for bad in ["0", "", "-1", "x", "3,", "unix:", "257", "99999999999999999999"] {
-            assert!(bad.parse::<Sim>().is_err(), "{bad}");
-        }
-    }
-
-    #[test]
-    fn durations_are_read_or_refused() {
-        assert_eq!(duration("1.5s"), Ok(Duration::from_millis(1500)));
-        assert_eq!(duration("500ms"), Ok(Duration::from_millis(500)));
-        assert_eq!(duration("2m"), Ok(Duration::from_secs(120)));
-        for bad in ["", "10", "s", "1.2.3s", "-1s", "1d", "1e9h", "9999999h"] {
-            assert!(duration(bad).is_err(), "{bad}");
-        }
-        assert!(positive_duration("0s").is_err());
-    }
-
-    #[test]
-    fn depth_and_tolerance_are_read_or_refused() {
-        assert_eq!("auto".parse(), Ok(Depth::Auto));
-        assert_eq!("16".parse(), Ok(Depth::Fixed(16)));
-        assert_eq!("1..8".parse(), Ok(Depth::Range(1, 8)));
-        for bad in ["0", "17", "8..1", "a", "1..", ""] {
-            assert!(bad.parse::<Depth>().is_err(), "{bad}");
-        }
-        assert_eq!("1%".parse(), Ok(Tolerance::Share(0.01)));
-        assert_eq!("0.5".parse(), Ok(Tolerance::Absolute(0.5)));
-        for bad in ["", "%", "-1", "nan%", "inf"] {
-            assert!(bad.parse::<Tolerance>().is_err(), "{bad}");
-        }
-    }
-}
+mod tests;

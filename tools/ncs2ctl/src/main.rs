@@ -2,14 +2,26 @@
 //!
 //! `cli` says what may be asked, `open` turns it into sticks, `cmd` does it, `output` writes it.
 
+mod aside;
 mod bench;
+mod capture;
+mod check;
 mod cli;
 mod cmd;
+mod config;
 mod failure;
+mod folders;
+mod heat;
 mod interrupt;
+mod onnx;
 mod open;
 mod output;
+#[cfg(feature = "openvino")]
+mod reference_libraries;
 mod tensor;
+mod trace;
+mod vendor_compiler;
+mod wheel;
 
 use std::ffi::OsString;
 use std::io::{self, IsTerminal};
@@ -24,12 +36,24 @@ use output::Output;
 
 fn main() -> ExitCode {
     let args: Vec<OsString> = std::env::args_os().collect();
-    let cli = match parse(&args) {
-        Ok(cli) => cli,
+    let file = match config::find(&args) {
+        Ok(file) => file,
+        Err(failure) => {
+            let json = args.iter().skip(1).take_while(|a| *a != "--").any(|a| a == "--json");
+            let command = args.iter().skip(1).filter_map(|a| a.to_str());
+            return ExitCode::from(Output::bare(json, schema_of(command)).failure(&failure));
+        }
+    };
+    let (mut cli, matches) = match parse(&args, &file) {
+        Ok(parsed) => parsed,
         Err(error) => return ExitCode::from(refuse(&error, &args)),
     };
+    cli.global.file = file;
     log_to_stderr(cli.global.verbose, cli.global.color);
     let output = Output::new(&cli.global, cli.command.schema());
+    if let Some(failure) = cli.command.refuse_trace(&cli.global) {
+        return ExitCode::from(output.failure(&failure));
+    }
     let result = match &cli.command {
         Command::List => cmd::list::list(&cli.global, &output),
         Command::Info => cmd::info::info(&cli.global, &output),
@@ -38,6 +62,20 @@ fn main() -> ExitCode {
         }
         Command::Run(args) => cmd::run::run(&cli.global, &output, args),
         Command::Bench(args) => cmd::bench::bench(&cli.global, &output, args),
+        Command::Compile(args) => cmd::compile::compile(&cli.global, &output, args),
+        Command::Check(args) => cmd::check::check(&cli.global, &output, args),
+        Command::Setup(args) => cmd::setup::setup(&cli.global, &output, args),
+        Command::Thermal(args) => cmd::thermal::thermal(&cli.global, &output, args),
+        Command::Config(_) => cmd::config::config(
+            &output,
+            cli.global.sim.is_some(),
+            &cli::definition(),
+            &matches,
+            &cli.global.file,
+        ),
+        Command::Firmware { command } => cmd::firmware::firmware(&cli.global, &output, command),
+        Command::Udev { command } => cmd::udev::udev(&output, command),
+        Command::Decode(args) => cmd::decode::decode(&output, args),
         Command::Completions { shell } => cmd::completions::completions(&output, *shell),
         Command::Man { output: folder } => cmd::man::man(&output, folder.as_deref()),
     };
@@ -56,20 +94,44 @@ impl Command {
             Command::Blob { command: BlobCommand::Info { .. } } => "blob-info",
             Command::Run(_) => "run",
             Command::Bench(_) => "bench",
+            Command::Compile(_) => "compile",
+            Command::Check(_) => "check",
+            Command::Setup(_) => "setup",
+            Command::Thermal(_) => "thermal",
+            Command::Config(_) => "config",
+            Command::Firmware { .. } => "firmware",
+            Command::Udev { .. } => "udev",
+            Command::Decode(_) => "decode",
             Command::Completions { .. } => "completions",
             Command::Man { .. } => "man",
         }
     }
 }
 
-fn parse(args: &[OsString]) -> Result<Cli, clap::Error> {
+impl Command {
+    /// A trace of a command that opens no stick would be empty: asked for, it is refused.
+    fn refuse_trace(&self, global: &cli::Global) -> Option<Failure> {
+        let opens = matches!(self, Command::Info | Command::Run(_) | Command::Bench(_) | Command::Thermal(_));
+        (global.trace.is_some() && !opens).then(|| {
+            Failure::usage(
+                format!("--trace: expected a command that opens sticks, found {}", self.schema()),
+                "leave it out",
+            )
+        })
+    }
+}
+
+fn parse(args: &[OsString], file: &config::File) -> Result<(Cli, clap::ArgMatches), clap::Error> {
     // clap colours its own help and errors before any flag is read, so this one is looked for by hand.
     let never = args.iter().zip(args.iter().skip(1)).any(|(a, b)| a == "--color" && b == "never")
         || args.iter().any(|a| a == "--color=never");
-    let command =
-        Cli::command().color(if never { clap::ColorChoice::Never } else { clap::ColorChoice::Auto });
-    let mut matches = command.try_get_matches_from(args)?;
-    Cli::from_arg_matches_mut(&mut matches)
+    let command = config::apply(Cli::command(), file).color(if never {
+        clap::ColorChoice::Never
+    } else {
+        clap::ColorChoice::Auto
+    });
+    let matches = command.try_get_matches_from(args)?;
+    Ok((Cli::from_arg_matches(&matches)?, matches))
 }
 
 /// Shows help, version or a usage error; gives the exit code.
@@ -89,18 +151,24 @@ fn refuse(error: &clap::Error, args: &[OsString]) -> u8 {
         return failure::exit::USAGE;
     }
     let words = args.iter().skip(1).filter_map(|a| a.to_str());
-    let command = words.clone().find(|a| Cli::command().get_subcommands().any(|c| c.get_name() == *a));
-    let schema = match command {
-        Some("blob") => "blob-info",
-        Some(name) => name,
-        None => "error",
-    };
-    let help = match command {
-        Some(name) => format!("see `ncs2ctl {name} --help`"),
-        None => "see `ncs2ctl --help`".to_owned(),
+    let schema = schema_of(words);
+    let help = match schema {
+        "blob-info" => "see `ncs2ctl blob --help`".to_owned(),
+        "error" => "see `ncs2ctl --help`".to_owned(),
+        name => format!("see `ncs2ctl {name} --help`"),
     };
     let message = if missing { "expected a command, found none".to_owned() } else { one_line(error) };
     Output::bare(json, schema).failure(&Failure::usage(message, help))
+}
+
+/// The schema of a command line that was not understood: that of the first word that is a command.
+fn schema_of<'a>(mut words: impl Iterator<Item = &'a str>) -> &'a str {
+    let definition = Cli::command();
+    match words.find(|a| definition.get_subcommands().any(|c| c.get_name() == *a)) {
+        Some("blob") => "blob-info",
+        Some(name) => name,
+        None => "error",
+    }
 }
 
 /// What clap has to say, without its usage and its pointer to the help: errors are one line here.

@@ -1,14 +1,18 @@
 //! `--sim`, `--device` and their companions become sticks, and sticks a fleet. The one place that knows `Rack`.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use ncs2::runtime::FleetConfig;
-use ncs2::transport::usb::discover;
+use ncs2::transport::usb::{boot, discover};
+use ncs2::wire::{DdrType, FirmwarePatches};
 use ncs2::{ErrorKind, Fleet, Port, StickId};
 use ncs2_device::{Engine, Rack, RackOptions, Timing};
 
 use crate::cli::{EngineArg, Global, Sim, TimingArg};
+use crate::config;
 use crate::failure::{Failure, Result};
+use crate::trace::Trace;
 
 /// Built-in profile of `--sim N`.
 const DEFAULT_PROFILE: &str = "ncs2";
@@ -76,6 +80,7 @@ pub struct Sticks {
     rack: Option<Rack>,
     ports: Vec<Port>,
     simulation: Option<Simulation>,
+    trace: Option<PathBuf>,
 }
 
 /// Opened sticks.
@@ -85,6 +90,7 @@ pub struct Opened {
     /// Set for virtual ones.
     pub simulation: Option<Simulation>,
     rack: Option<Rack>,
+    trace: Option<Trace>,
 }
 
 /// Finds every stick without opening any.
@@ -135,9 +141,6 @@ fn product(id: u16) -> String {
 impl Sticks {
     /// The sticks that the flags name. `engine` is what virtual ones compute unless a flag says otherwise.
     pub fn find(global: &Global, engine: Engine) -> Result<Self> {
-        if global.config.is_some() {
-            return Err(Failure::not_built("--config"));
-        }
         match &global.sim {
             Some(Sim::Server(_)) => Err(Failure::not_built("--sim unix:PATH")),
             Some(Sim::Rack { sticks, profile }) => {
@@ -153,9 +156,6 @@ impl Sticks {
     fn simulated(global: &Global, sticks: usize, profile: Option<&str>, engine: Engine) -> Result<Self> {
         if global.fault.is_some() {
             return Err(Failure::not_built("--fault"));
-        }
-        if global.trace.is_some() {
-            return Err(Failure::not_built("--trace"));
         }
         let simulation = Simulation {
             profile: profile.unwrap_or(DEFAULT_PROFILE).to_owned(),
@@ -176,9 +176,10 @@ impl Sticks {
             engine: simulation.engine,
             timing: simulation.timing,
             seed: 0,
+            faults: None,
         })?;
         let ports = select(rack.ports(), &global.device)?;
-        Ok(Sticks { rack: Some(rack), ports, simulation: Some(simulation) })
+        Ok(Sticks { rack: Some(rack), ports, simulation: Some(simulation), trace: global.trace.clone() })
     }
 
     fn real(global: &Global) -> Result<Self> {
@@ -193,20 +194,32 @@ impl Sticks {
                 known.join(", ")
             )));
         }
-        Err(Failure::new(
-            ErrorKind::Unsupported,
-            format!("{}: this build finds real sticks but cannot open them yet", known.join(", ")),
-            "use virtual sticks with --sim N",
-        ))
+        let options = boot::BootOptions {
+            firmware: global.firmware.clone(),
+            any_firmware: global.any_firmware,
+            // The fleet pings, so a stick whose host is gone may reset itself.
+            patches: FirmwarePatches { watchdog: true, ddr: DdrType::default() },
+            reset_foreign: false,
+        };
+        let chosen = found.into_iter().map(|stick| stick.id);
+        let ports = chosen
+            .filter(|id| global.device.is_empty() || global.device.iter().any(|wanted| wanted == id.as_str()))
+            .map(|id| boot::port(id, options.clone()))
+            .collect();
+        Ok(Sticks { rack: None, ports, simulation: None, trace: global.trace.clone() })
     }
 
     /// Opens them, at the same time. Fails when none opens.
     pub fn open(self, config: FleetConfig) -> Result<Opened> {
+        let trace = self.trace.as_deref().map(Trace::create).transpose()?;
         let mut builder = Fleet::builder().config(config);
         for port in self.ports {
-            builder = builder.port(port);
+            builder = builder.port(match &trace {
+                Some(trace) => trace.port(port),
+                None => port,
+            });
         }
-        Ok(Opened { fleet: builder.open()?, simulation: self.simulation, rack: self.rack })
+        Ok(Opened { fleet: builder.open()?, simulation: self.simulation, rack: self.rack, trace })
     }
 }
 
@@ -218,22 +231,22 @@ impl Opened {
 
     /// Drains and closes the sticks; virtual ones stop after that.
     pub fn close(self) -> Result<()> {
-        let Opened { fleet, rack, .. } = self;
+        let Opened { fleet, rack, trace, .. } = self;
         let closed = fleet.close(DRAIN);
         drop(rack);
+        trace.map_or(Ok(()), Trace::finish)?;
         Ok(closed?)
     }
 }
 
 /// These flags shape virtual sticks; on real ones they would do nothing, so they are refused.
 fn refuse_without_sim(global: &Global) -> Result {
-    // A default from the environment waits for the day that --sim is given; a flag is meant for this run.
-    let flag = |set: bool, variable: &str| set && std::env::var_os(variable).is_none();
+    // A default from the environment or the file waits for the day that --sim is given; a flag is meant for this run.
+    let flag = |set: bool, key: &str| set && !config::is_standing(&global.file, key);
     let given = [
-        (flag(global.engine.is_some(), "NCS2_ENGINE"), "--engine"),
-        (flag(global.timing.is_some(), "NCS2_TIMING"), "--timing"),
+        (flag(global.engine.is_some(), "engine"), "--engine"),
+        (flag(global.timing.is_some(), "timing"), "--timing"),
         (global.fault.is_some(), "--fault"),
-        (global.trace.is_some(), "--trace"),
     ];
     match given.into_iter().find(|(given, _)| *given) {
         Some((_, flag)) => {

@@ -103,6 +103,16 @@ impl Output {
         self.text(&text)
     }
 
+    /// Writes one of several documents, on a line of its own.
+    pub fn line(&self, body: &impl Serialize) -> Result {
+        let value: serde_json::Value = serde_json::from_str(&self.render(body)).expect("just written");
+        // Maps of serde_json are sorted; the schema must stay in front.
+        let mut rest = value;
+        let schema = rest.as_object_mut().and_then(|map| map.remove("schema")).unwrap_or_default();
+        let rest = rest.to_string();
+        self.text(&format!("{{\"schema\":{schema},{}\n", rest.strip_prefix('{').unwrap_or(&rest)))
+    }
+
     /// The document as text.
     pub fn render(&self, body: &impl Serialize) -> String {
         #[derive(Serialize)]
@@ -148,7 +158,7 @@ impl Output {
                 if io::stderr().is_terminal() && self.color { "\x1b[31merror:\x1b[0m" } else { "error:" };
             let mut line = format!("{bad} {}; {}", report.message, report.hint);
             if io::stderr().is_terminal() {
-                line = wrap(&line, self.width, "       ");
+                line = wrap(&line, self.width - 7, "       ");
             }
             let _ = writeln!(io::stderr(), "{line}");
         }
@@ -257,16 +267,17 @@ fn terminal_width() -> usize {
     width.unwrap_or(DEFAULT_WIDTH).clamp(40, MAX_WIDTH)
 }
 
-/// Breaks `text` at spaces so that no line is longer than `width`; lines after the first begin with `indent`.
+/// Breaks `text` at spaces so that no line is longer than `width`; lines after the first begin with `indent`, which is
+/// not counted: the first line stands behind something as wide.
 pub fn wrap(text: &str, width: usize, indent: &str) -> String {
     let mut out = String::new();
     let mut column = 0;
     for word in text.split_whitespace() {
-        let long = word.chars().count();
+        let long = columns(word);
         if column > 0 && column + 1 + long > width {
             out.push('\n');
             out.push_str(indent);
-            column = indent.chars().count();
+            column = 0;
         } else if column > 0 {
             out.push(' ');
             column += 1;
@@ -275,6 +286,18 @@ pub fn wrap(text: &str, width: usize, indent: &str) -> String {
         column += long;
     }
     out
+}
+
+/// Characters that show: without colour codes, which end with an `m`.
+fn columns(word: &str) -> usize {
+    let mut hidden = false;
+    word.chars()
+        .filter(|&c| {
+            let shows = !hidden && c != '\x1b';
+            hidden = (hidden || c == '\x1b') && c != 'm';
+            shows
+        })
+        .count()
 }
 
 /// `1 234 567`, with the space that every locale reads.
@@ -358,5 +381,6 @@ mod tests {
         let text = wrap("aa bbb cccc dd", 6, "  ");
         assert_eq!(text, "aa bbb\n  cccc\n  dd");
         assert!(text.lines().all(|l| l.len() <= 6));
+        assert_eq!(wrap("a \x1b[31mbb\x1b[0m cc", 7, ""), "a \x1b[31mbb\x1b[0m cc", "colour takes no room");
     }
 }

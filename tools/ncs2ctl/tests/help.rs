@@ -11,9 +11,26 @@ fn help_texts_are_as_reviewed() {
 
 #[test]
 fn every_help_has_an_example() {
-    for command in
-        [&["list"][..], &["info"], &["blob", "info"], &["run"], &["bench"], &["completions"], &["man"]]
-    {
+    for command in [
+        &["list"][..],
+        &["info"],
+        &["blob", "info"],
+        &["run"],
+        &["bench"],
+        &["compile"],
+        &["check"],
+        &["setup", "openvino"],
+        &["completions"],
+        &["man"],
+        &["decode"],
+        &["firmware", "list"],
+        &["firmware", "verify"],
+        &["udev", "print"],
+        &["udev", "install"],
+        &["config"],
+        &["thermal"],
+        &["thermal", "watch"],
+    ] {
         let ran = run(&[command, &["--help"]].concat());
         assert_eq!(ran.code, 0, "{command:?}");
         let example = format!("ncs2ctl {}", command.join(" "));
@@ -40,7 +57,31 @@ fn completions_and_pages_come_from_the_same_definitions() {
         .map(|e| e.expect("entry").file_name().into_string().expect("UTF-8"))
         .collect();
     names.sort();
-    let commands = ["-bench", "-blob-info", "-blob", "-completions", "-info", "-list", "-man", "-run", ""];
+    let commands = [
+        "-bench",
+        "-blob-info",
+        "-blob",
+        "-check",
+        "-compile",
+        "-completions",
+        "-config",
+        "-decode",
+        "-firmware-list",
+        "-firmware-verify",
+        "-firmware",
+        "-info",
+        "-list",
+        "-man",
+        "-run",
+        "-setup-openvino",
+        "-setup",
+        "-thermal-watch",
+        "-thermal",
+        "-udev-install",
+        "-udev-print",
+        "-udev",
+        "",
+    ];
     assert_eq!(names, commands.map(|c| format!("ncs2ctl{c}.1")));
     let bench = std::fs::read_to_string(folder.path().join("ncs2ctl-bench.1")).expect("written");
     assert!(bench.contains("target\\-tops"), "{bench}");

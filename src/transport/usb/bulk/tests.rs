@@ -178,6 +178,18 @@ fn unplug_gives_every_buffer_back_as_gone_and_refuses_more() {
 }
 
 #[test]
+fn what_had_completed_before_the_unplug_stays_complete() {
+    let (mut t, state) = transport();
+    t.submit(transfer(Direction::In, 1024, 1)).expect("accepted");
+    t.submit(transfer(Direction::Out, 84, 2)).expect("accepted");
+    state.lock().finish(1, 0, 84);
+    state.lock().unplug();
+    let done = drain(&mut t);
+    assert!(done.contains(&(2, 84, Ok(()))), "{done:?}");
+    assert!(done.contains(&(1, 0, Err(TransferError::Gone))), "{done:?}");
+}
+
+#[test]
 fn unplug_of_an_idle_stick_is_noticed() {
     let (mut t, state) = transport();
     state.lock().unplug();

@@ -135,7 +135,6 @@ mod tests {
         let cost = Sample::take().since(&before);
         assert!(cost.cpu >= Duration::from_millis(1));
         assert!(cost.threads >= 1 && cost.rss_bytes > 0, "{cost:?}");
-        assert_eq!(cost.virtual_cpu, Duration::ZERO);
     }
 
     #[test]

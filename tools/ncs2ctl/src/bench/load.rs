@@ -18,13 +18,14 @@ use ncs2::{Error, ErrorKind, Graph, StickId};
 use crate::tensor::input::Element;
 
 /// More threads cost more than they bring: each can hold several requests in flight.
-const MAX_WORKERS: usize = 16;
+const MAX_WORKERS: usize = 8;
 /// A fleet that refuses this many requests in a row, with a pause between, will not come back.
 const MAX_REFUSALS: u32 = 200;
 /// The pause.
 const REFUSAL_PAUSE: Duration = Duration::from_millis(10);
 
 /// What to send.
+#[derive(Clone)]
 pub struct Plan {
     /// Sent in turn.
     pub inputs: Vec<Element>,

@@ -58,6 +58,8 @@ pub struct StickRun {
     pub failed: u64,
     /// Resets.
     pub resets: u32,
+    /// Leases of host memory from kept buffers, and such that allocated.
+    pub pool: (u64, u64),
     /// `None` where it never said.
     pub heat: Option<Heat>,
     /// Highest level; `None` where it never said.
@@ -241,6 +243,10 @@ fn sticks(
                 depth_time: stats.depth_time.saturating_sub(earlier.map_or(Duration::ZERO, |s| s.depth_time)),
                 failed: stats.failed.saturating_sub(earlier.map_or(0, |s| s.failed)),
                 resets: stats.resets.saturating_sub(earlier.map_or(0, |s| s.resets)),
+                pool: (
+                    stats.host_pool.hits.saturating_sub(earlier.map_or(0, |s| s.host_pool.hits)),
+                    stats.host_pool.misses.saturating_sub(earlier.map_or(0, |s| s.host_pool.misses)),
+                ),
                 stats: stats.clone(),
                 heat,
                 throttle_level_max,

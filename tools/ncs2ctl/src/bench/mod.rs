@@ -5,11 +5,14 @@
 //!                                                                               └─► diagnosis (one word, one sentence)
 //! ```
 
+pub mod compare;
 pub mod diagnosis;
 pub mod host;
 pub mod load;
 pub mod measure;
 pub mod report;
+pub mod soak;
+pub mod sweep;
 pub mod text;
 
 #[cfg(test)]

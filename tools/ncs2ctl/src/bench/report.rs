@@ -92,7 +92,7 @@ pub struct Report {
     pub host: Host,
     pub devices: Vec<Device>,
     pub cache: Option<()>,
-    pub pool: Option<()>,
+    pub pool: Pool,
     pub io: Io,
     /// Fields that are estimates, by path.
     pub estimated: &'static [&'static str],
@@ -156,6 +156,16 @@ pub struct Host {
     pub page_faults: u64,
     pub rss_bytes: u64,
     pub throttled: Option<bool>,
+}
+
+/// Host memory of all sticks: leases while it was measured, and the most that was held since open.
+#[derive(Debug, Serialize)]
+#[allow(missing_docs, reason = "see Report")]
+pub struct Pool {
+    pub hits: u64,
+    pub misses: u64,
+    pub hit_rate: Option<f64>,
+    pub high_water_bytes: usize,
 }
 
 #[derive(Debug, Serialize)]
@@ -268,7 +278,7 @@ impl Report {
             tops: tops.map(round6),
             tops_nce: tops_of(macs.ordered, fps).map(round6),
             tops_peak,
-            percent_of_peak: tops.map(|t| round(100.0 * t / tops_peak)),
+            percent_of_peak: tops.map(|t| round6(100.0 * t / tops_peak)),
             tops_reason: reason,
             target_tops: context.target_tops,
             target_ratio: tops.zip(context.target_tops).map(|(t, target)| round6(t / target)),
@@ -276,7 +286,7 @@ impl Report {
             link_ceiling_fps: link_ceiling_fps.map(round),
             host: host(&measured.cost, completed, context.simulation.is_some()),
             cache: None,
-            pool: None,
+            pool: pool(&measured.sticks),
             io: Io {
                 reactor: None,
                 zero_copy: None,
@@ -373,6 +383,17 @@ fn host(cost: &Cost, completed: u64, simulated: bool) -> Host {
         page_faults: cost.faults,
         rss_bytes: cost.rss_bytes,
         throttled: None,
+    }
+}
+
+fn pool(sticks: &[StickRun]) -> Pool {
+    let hits: u64 = sticks.iter().map(|s| s.pool.0).sum();
+    let misses: u64 = sticks.iter().map(|s| s.pool.1).sum();
+    Pool {
+        hits,
+        misses,
+        hit_rate: (hits + misses > 0).then(|| hits as f64 / (hits + misses) as f64),
+        high_water_bytes: sticks.iter().map(|s| s.stats.host_pool.high_water_bytes).sum(),
     }
 }
 

@@ -3,20 +3,24 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use clap::Parser;
 use ncs2::StickId;
 use ncs2::blob::Blob;
-use ncs2::runtime::{StickState, StickStats};
+use ncs2::pool::PoolStats;
+use ncs2::runtime::{FleetConfig, LoadOptions, StickState, StickStats};
 use ncs2::stats::Latency;
 use ncs2_device::{Engine, Timing};
 use serde_json::{Value, json};
 
 use super::host::Cost;
-use super::load::{StickTally, Tally};
+use super::load::{Load, Plan, StickTally, Tally};
 use super::measure::{Heat, Measured, StickRun};
 use super::report::{Config, Context, Report};
 use super::text;
-use crate::open::Simulation;
+use crate::cli::Cli;
+use crate::open::{Simulation, Sticks};
 use crate::output::Output;
+use crate::tensor::input;
 
 fn blob() -> Blob {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/data/models/squeezenet1_1_u8_s1.blob");
@@ -42,12 +46,13 @@ fn stick(n: usize, speed_mbps: u32) -> StickRun {
             depth_time: Duration::ZERO,
             resets: 0,
             latency: Latency::new(),
-            host_pool: Default::default(),
+            host_pool: PoolStats { high_water_bytes: 1 << 20, ..PoolStats::default() },
         },
         busy: Duration::from_millis(9900),
         depth_time: Duration::from_secs(39),
         failed: 0,
         resets: 0,
+        pool: (300, 100),
         heat: Some(Heat { min: 40.0, max: 42.0, sum: 123.0, count: 3 }),
         throttle_level_max: Some(0),
     }
@@ -116,7 +121,7 @@ fn figures_follow_from_the_counts() {
     // 2 × 349 151 936 × 180 / 10^12.
     assert_eq!(d["tops"], 0.125_695);
     assert_eq!(d["tops_peak"], 2.0);
-    assert_eq!(d["percent_of_peak"], 6.285);
+    assert_eq!(d["percent_of_peak"], 6.284_735);
     assert_eq!(d["target_ratio"], 0.251_389);
     assert_eq!(d["scaling_efficiency"], 0.9, "180 of twice 100");
     assert_eq!(d["latency_ms"]["p99"].as_f64().map(f64::round), Some(20.0));
@@ -126,6 +131,7 @@ fn figures_follow_from_the_counts() {
     assert_eq!(d["devices"][0]["temperature_c"], json!({"min": 40.0, "mean": 41.0, "max": 42.0}));
     assert_eq!(d["devices"][0]["depth_mean"], 3.9);
     assert_eq!(d["link_ceiling_fps"], Value::Null, "no bus, no ceiling");
+    assert_eq!(d["pool"], json!({"hits": 600, "misses": 200, "hit_rate": 0.75, "high_water_bytes": 2 << 20}));
     assert_eq!(d["diagnosis"], "device-bound");
     assert_eq!(d["stable"], true);
 }
@@ -207,6 +213,42 @@ fn an_empty_run_divides_by_nothing() {
 }
 
 #[test]
+fn an_answer_that_is_not_the_reference_is_counted() {
+    let cli = Cli::parse_from(["ncs2ctl", "--sim", "1", "--timing", "zero", "list"]);
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/data/models/tiny_u8_s1.blob");
+    let blob = Blob::open(path).expect("committed");
+    let opened = Sticks::find(&cli.global, Engine::Hash).and_then(|s| s.open(FleetConfig::default()));
+    let opened = opened.expect("a virtual stick opens");
+    let inputs = input::random(blob.graph(), 1, 2);
+    let right = |input: &input::Element| {
+        let mut bytes = vec![0; blob.graph().output_bytes];
+        ncs2_device::hash::output(&blob.hash(), &input.bytes, &mut bytes);
+        bytes
+    };
+    // Inputs take turns: with the answers swapped every one is wrong, with one answer for both every second.
+    let [first, second] = [right(&inputs[0]), right(&inputs[1])];
+    for (references, wrong) in [
+        ([first.clone(), second.clone()], 0.0),
+        ([second.clone(), first.clone()], 1.0),
+        ([first.clone(), first.clone()], 0.5),
+    ] {
+        let graph = opened.fleet.load(&blob, LoadOptions::default()).expect("it fits");
+        let plan =
+            Plan { inputs: inputs.clone(), references: Some(references.to_vec()), in_flight: 3, rate: None };
+        let load = Load::start(graph, plan).expect("threads");
+        load.set_measuring(true);
+        while load.completed() < 100 {
+            std::thread::yield_now();
+        }
+        let (tally, sent) = load.finish();
+        let (completed, mismatched) = (tally.completed() as f64, tally.mismatched as f64);
+        assert_eq!(sent, tally.total_answered);
+        assert!((mismatched - wrong * completed).abs() <= 2.0 * (wrong * (1.0 - wrong)), "{tally:?}");
+    }
+    opened.close().expect("it closes");
+}
+
+#[test]
 fn text_fits_and_says_simulated() {
     let sim = simulation(Timing::Model);
     let text = text::report(
@@ -217,7 +259,7 @@ fn text_fits_and_says_simulated() {
     println!("{text}");
     assert!(text.contains("simulated: profile ncs2, engine hash, timing model"));
     for words in
-        ["180.0 fps", "0.1257 TOPS (simulated), 6.3 % of the peak of 2.0", "25.1 % of 0.5 TOPS", "2 lost"]
+        ["180.0 fps", "0.126 TOPS (simulated), 6.28 % of the peak of 2.0", "25.1 % of 0.5 TOPS", "2 lost"]
     {
         assert!(text.contains(words), "{words} in\n{text}");
     }

@@ -1,6 +1,6 @@
 //! The report as people read it.
 
-use super::report::{Millis, Report};
+use super::report::{Device, Millis, Report};
 use crate::open::Simulation;
 use crate::output::{Output, Style, bytes, grouped, three_digits, time, wrap};
 use std::time::Duration;
@@ -48,8 +48,10 @@ pub fn report(output: &Output, report: &Report, simulation: Option<&Simulation>)
     line("settings", settings);
     let stable = if report.stable {
         "stable: the last three windows within 10 %".to_owned()
+    } else if report.fps_windows.len() < 3 {
+        "too short to say whether it is stable".to_owned()
     } else {
-        output.paint(Style::Warn, "not stable: the last three windows differ by more than 10 %")
+        output.paint(Style::Warn, "not stable: the last three windows are not within 10 %")
     };
     line("speed", format!("{} fps, {stable}", output.paint(Style::Bold, format!("{:.1}", report.fps))));
     line("latency", latency(output, &report.latency_ms));
@@ -67,7 +69,7 @@ pub fn report(output: &Output, report: &Report, simulation: Option<&Simulation>)
     line("compute", compute(report));
     if let Some(target) = report.target_tops {
         let progress = report.target_ratio.map_or("unknown".to_owned(), |ratio| {
-            format!("{} {:.1} %", bar(output, ratio, 30), 100.0 * ratio)
+            format!("{} {} %", bar(output, ratio, 30), three_digits(100.0 * ratio))
         });
         line("target", format!("{progress} of {target} TOPS"));
     }
@@ -119,9 +121,11 @@ fn compute(report: &Report) -> String {
     };
     let of = if report.simulated { " (simulated)" } else { "" };
     format!(
-        "{tops:.4} TOPS{of}, {percent:.1} % of the peak of {:.1}; {:.1} % of the {:.1} that a second source gives for FP16",
+        "{} TOPS{of}, {} % of the peak of {:.1}; {} % of the {:.1} that a second source gives for FP16",
+        three_digits(tops),
+        three_digits(percent),
         report.tops_peak,
-        2.0 * percent,
+        three_digits(2.0 * percent),
         report.tops_peak / 2.0
     )
 }
@@ -160,25 +164,30 @@ fn host(output: &Output, report: &Report) -> String {
 
 fn devices(output: &Output, report: &Report) -> String {
     let degree = output.glyph("°C", "C");
-    let headings =
-        ["stick", "fps", "TOPS", "done", "failed", "busy", "depth", "p50", "p99", degree, "level", "resets"];
-    let mut table = output.table(&headings, &["stick"]);
     let dash = || "-".to_owned();
+    type Cell<'a> = (&'a str, Box<dyn Fn(&Device) -> String + 'a>);
+    let mut columns: Vec<Cell<'_>> = vec![
+        ("stick", Box::new(|d| d.id.clone())),
+        ("fps", Box::new(|d| format!("{:.1}", d.fps))),
+        ("TOPS", Box::new(|d| d.tops.map_or_else(dash, three_digits))),
+        ("done", Box::new(|d| d.completed.to_string())),
+        ("failed", Box::new(|d| d.failed.to_string())),
+        ("busy", Box::new(|d| format!("{:.0} %", 100.0 * d.busy_ratio))),
+        ("depth", Box::new(|d| format!("{:.1}", d.depth_mean))),
+        ("p50", Box::new(|d| micros(output, 1e3 * d.latency_ms.p50))),
+        ("p99", Box::new(|d| micros(output, 1e3 * d.latency_ms.p99))),
+        (degree, Box::new(|d| d.temperature_c.as_ref().map_or_else(dash, |t| format!("{:.1}", t.max)))),
+        ("level", Box::new(|d| d.throttle_level_max.map_or_else(dash, |l| l.to_string()))),
+        ("resets", Box::new(|d| d.resets.to_string())),
+    ];
+    // Broken words say less than fewer columns.
+    if output.width() < 96 {
+        columns.retain(|(name, _)| !["done", "failed", "depth", "level", "resets"].contains(name));
+    }
+    let headings: Vec<&str> = columns.iter().map(|(name, _)| *name).collect();
+    let mut table = output.table(&headings, &["stick"]);
     for d in &report.devices {
-        table.add_row([
-            d.id.clone(),
-            format!("{:.1}", d.fps),
-            d.tops.map_or_else(dash, |t| format!("{t:.4}")),
-            d.completed.to_string(),
-            d.failed.to_string(),
-            format!("{:.0} %", 100.0 * d.busy_ratio),
-            format!("{:.1}", d.depth_mean),
-            micros(output, 1e3 * d.latency_ms.p50),
-            micros(output, 1e3 * d.latency_ms.p99),
-            d.temperature_c.as_ref().map_or_else(dash, |t| format!("{:.1}", t.max)),
-            d.throttle_level_max.map_or_else(dash, |l| l.to_string()),
-            d.resets.to_string(),
-        ]);
+        table.add_row(columns.iter().map(|(_, cell)| cell(d)));
     }
     let mut text = output.lines(&table);
     for d in &report.devices {

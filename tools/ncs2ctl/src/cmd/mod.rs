@@ -2,8 +2,16 @@
 
 pub mod bench;
 pub mod blob;
+pub mod check;
+pub mod compile;
 pub mod completions;
+pub mod config;
+pub mod decode;
+pub mod firmware;
 pub mod info;
 pub mod list;
 pub mod man;
 pub mod run;
+pub mod setup;
+pub mod thermal;
+pub mod udev;

@@ -315,11 +315,12 @@ fn text(output: &Output, body: &Body, simulation: Option<&Simulation>) -> String
     for inference in &all {
         let latency = time(output, std::time::Duration::from_secs_f64(inference.latency_ms / 1e3));
         text.push_str(&format!(
-            "{}  {} on {}, {latency}\n",
+            "{} on {}, {latency}\n",
             output.paint(Style::Bold, &body.model),
-            inference.input,
             inference.device
         ));
+        // Paths end their line and are never broken: they are there to be copied.
+        text.push_str(&format!("  {:<10} {}\n", "input", crate::failure::one_line(&inference.input)));
         for tensor in &inference.outputs {
             describe(output, tensor, &mut text);
         }
@@ -327,9 +328,13 @@ fn text(output: &Output, body: &Body, simulation: Option<&Simulation>) -> String
             let verdict =
                 if check.pass { "within".to_owned() } else { output.paint(Style::Bad, "NOT within") };
             text.push_str(&format!(
-                "  {:<10} {verdict} {:.3e} of {}: largest difference {:.3e}, largest reference {:.3e}\n",
-                check.name, check.allowed, check.reference, check.max_error, check.max_reference
+                "  {:<10} {verdict} {:.3e}: largest difference {:.3e}, largest reference {:.3e}\n",
+                crate::failure::one_line(&check.name),
+                check.allowed,
+                check.max_error,
+                check.max_reference
             ));
+            text.push_str(&format!("{:13}of {}\n", "", check.reference));
         }
     }
     if body.interrupted {

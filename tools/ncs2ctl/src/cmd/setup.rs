@@ -1,0 +1,101 @@
+//! `ncs2ctl setup openvino`
+
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand, ValueHint};
+
+use crate::cli::Global;
+use crate::failure::{Outcome, Result};
+use crate::output::Output;
+
+/// `setup`
+#[derive(Args, Debug)]
+pub struct SetupArgs {
+    /// What to set up.
+    #[command(subcommand)]
+    pub command: SetupCommand,
+}
+
+/// `setup …`
+#[derive(Subcommand, Debug)]
+pub enum SetupCommand {
+    /// Finds or fetches OpenVINO's libraries, the reference of `check`
+    #[command(after_help = "\
+Examples:
+  ncs2ctl setup openvino                                 # what is installed, or what pip fetches (50 MB)
+  ncs2ctl setup openvino openvino-2025.4.1-….whl
+  ncs2ctl setup openvino /opt/intel/openvino
+
+Looked for in OPENVINO_INSTALL_DIR, the user's data folder, INTEL_OPENVINO_DIR, LD_LIBRARY_PATH, where system packages
+put them, and in Python's own packages. The missing link libopenvino_c.so is made where it is missing.")]
+    Openvino {
+        /// Wheel of openvino 2025.4.1, or folder of an installation
+        #[arg(value_name = "WHEEL|FOLDER", value_hint = ValueHint::AnyPath)]
+        from: Option<PathBuf>,
+    },
+}
+
+/// Sets up what the subcommand names.
+#[cfg(feature = "openvino")]
+pub fn setup(_global: &Global, output: &Output, args: &SetupArgs) -> Result<Outcome> {
+    use ncs2::reference::{MENDED_LINK, Mended};
+    use serde::Serialize;
+
+    use crate::reference_libraries;
+
+    #[derive(Serialize)]
+    struct Body {
+        version: String,
+        folder: String,
+        library: String,
+        unpacked: bool,
+        link: &'static str,
+    }
+
+    let SetupCommand::Openvino { from } = &args.command;
+    let spinner = output.spinner("looking for OpenVINO");
+    let ready = reference_libraries::setup(from.as_deref());
+    spinner.finish_and_clear();
+    let ready = ready?;
+    let folder = ready.libraries.folder.display().to_string();
+    let folder = folder.trim_end_matches('/').to_owned();
+    let body = Body {
+        version: ready.version,
+        library: ready.libraries.c_api.display().to_string(),
+        unpacked: ready.unpacked,
+        link: match ready.mended {
+            Some(Mended::Made) => "made",
+            Some(Mended::Whole) => "there",
+            None => "missing",
+        },
+        folder,
+    };
+    if output.is_json() {
+        output.document(&body)?;
+        return Ok(Outcome::Ok);
+    }
+    let how = if body.unpacked { "unpacked in" } else { "found in" };
+    let mut text = format!("OpenVINO {} {how}\n  {}\n", body.version, body.folder);
+    match ready.mended {
+        Some(Mended::Made) => text.push_str(&format!("The link {MENDED_LINK} was missing and is made.\n")),
+        Some(Mended::Whole) => {}
+        None => text
+            .push_str(&format!("The link {MENDED_LINK} is missing, and the folder may not be written to.\n")),
+    }
+    text.push_str(&format!(
+        "`ncs2ctl check` finds it by itself. For other programs:\n  export OPENVINO_INSTALL_DIR={}\n",
+        body.folder
+    ));
+    output.text(&text)?;
+    Ok(Outcome::Ok)
+}
+
+/// Without the feature there is nothing to set up.
+#[cfg(not(feature = "openvino"))]
+pub fn setup(_global: &Global, _output: &Output, _args: &SetupArgs) -> Result<Outcome> {
+    Err(crate::failure::Failure::new(
+        ncs2::ErrorKind::Unsupported,
+        "this ncs2ctl was built without OpenVINO",
+        "build it with the feature `openvino`",
+    ))
+}

@@ -1,0 +1,99 @@
+//! `--trace FILE`: every transfer of every stick, written down as it crosses its transport.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use ncs2::clock::Monotonic;
+use ncs2::transport::{
+    Completion, Connection, Rejected, TraceSink, Tracer, Transfer, Transport, TransportInfo, WaitOn,
+};
+use ncs2::{ErrorKind, Port};
+
+use crate::failure::{Failure, Result};
+
+/// An open trace. Clones of its sink live in the ports.
+pub struct Trace {
+    path: PathBuf,
+    sink: TraceSink,
+}
+
+/// A connection's transport is a box; the tracer wants a transport.
+struct Boxed(Box<dyn Transport>);
+
+impl Transport for Boxed {
+    fn info(&self) -> &TransportInfo {
+        self.0.info()
+    }
+
+    fn submit(&mut self, transfer: Transfer) -> Result<(), Rejected> {
+        self.0.submit(transfer)
+    }
+
+    fn poll(&mut self) -> Option<Completion> {
+        self.0.poll()
+    }
+
+    fn arm(&mut self) -> bool {
+        self.0.arm()
+    }
+
+    fn wait_on(&self) -> Option<WaitOn<'_>> {
+        self.0.wait_on()
+    }
+
+    fn cancel_all(&mut self) {
+        self.0.cancel_all();
+    }
+}
+
+impl Trace {
+    /// Starts a file: text for `.log` and `.txt`, a capture for `.pcapng`.
+    pub fn create(path: &Path) -> Result<Self> {
+        let extension = path.extension().and_then(|e| e.to_str()).unwrap_or_default();
+        let sink = TraceSink::new(Arc::new(Monotonic::new()));
+        let create = || File::create(path).map_err(|e| Failure::file(path, "write", &e));
+        let sink = match extension {
+            "log" | "txt" => sink.text(create()?),
+            "pcapng" => sink.pcapng(create()?),
+            _ => {
+                return Err(Failure::usage(
+                    format!("--trace {}: expected a name that ends with .log or .pcapng", path.display()),
+                    ".log is text, .pcapng is for Wireshark and `ncs2ctl decode`",
+                ));
+            }
+        };
+        Ok(Trace { path: path.to_owned(), sink })
+    }
+
+    /// The same port with everything that crosses it written down.
+    pub fn port(&self, mut port: Port) -> Port {
+        let (id, profile) = (port.id().clone(), port.profile().map(str::to_owned));
+        if let Some(profile) = &profile {
+            self.sink.note(&id, format!("simulated, profile {profile}"));
+        }
+        let (sink, name) = (self.sink.clone(), id.clone());
+        let traced = Port::new(id, move |timeout| {
+            let Connection { transport, version } = port.connect(timeout)?;
+            let tracer = Tracer::new(Boxed(transport), sink.clone(), name.clone());
+            Ok(Connection { transport: Box::new(tracer), version })
+        });
+        match profile {
+            Some(profile) => traced.simulated(profile),
+            None => traced,
+        }
+    }
+
+    /// Writes out what is buffered; an error when the file is not whole.
+    pub fn finish(self) -> Result<()> {
+        self.sink.flush();
+        match self.sink.failed() {
+            None => Ok(()),
+            Some(kind) => Err(Failure::new(
+                ErrorKind::Unsupported,
+                format!("{}: the trace is not whole: {kind}", self.path.display()),
+                "make room on the disk, or trace to another one",
+            )),
+        }
+    }
+}

@@ -1,0 +1,92 @@
+//! `thermal` and `thermal watch` on virtual sticks, whose guards are known.
+
+mod tool;
+
+use std::fs;
+
+use serde_json::Value;
+use tool::{fails, json, ncs2ctl, run};
+
+#[test]
+fn thermal_tells_temperature_level_and_headroom() {
+    let (code, d) = json(&["--sim", "2", "thermal"], "thermal");
+    assert_eq!((code, &d["simulated"]), (0, &true.into()));
+    let devices = d["devices"].as_array().expect("list");
+    assert_eq!(devices.len(), 2);
+    for device in devices {
+        let t = device["temperature_c"].as_f64().expect("told");
+        let headroom = device["headroom_c"].as_f64().expect("the guards of a profile are known");
+        assert!((t + headroom - 75.0).abs() < 0.2, "{device}");
+        assert_eq!(device["throttle_level"], 0);
+        assert_eq!(device["seconds_to_throttle"], Value::Null);
+        assert!(device["reason"].as_str().is_some_and(|r| !r.is_empty()), "{device}");
+    }
+    let ran = run(&["--sim", "1", "thermal"]);
+    assert!(ran.stdout.contains("simulated") && ran.stdout.contains("sim0"), "{}", ran.stdout);
+}
+
+#[test]
+fn watch_gives_a_line_for_each_look() {
+    let output = ncs2ctl()
+        .args(["--sim", "1", "--json", "thermal", "watch", "--interval", "20ms", "--count", "3"])
+        .output()
+        .expect("it starts");
+    let text = String::from_utf8(output.stdout).expect("UTF-8");
+    let lines: Vec<Value> =
+        text.lines().map(|l| serde_json::from_str(l).expect("a document a line")).collect();
+    assert_eq!(lines.len(), 3);
+    assert!(text.lines().all(|l| l.starts_with("{\"schema\":\"ncs2ctl.thermal/1\",")), "{text}");
+    // The second look knows the load: nothing runs, so it levels off.
+    let reason = lines[1]["devices"][0]["reason"].as_str().expect("said");
+    assert!(reason.contains("levels off"), "{reason}");
+    let csv = run(&["--sim", "2", "thermal", "watch", "--csv", "--interval", "10ms", "--count", "2"]);
+    assert_eq!(csv.stdout.lines().count(), 1 + 2 * 2, "{}", csv.stdout);
+    assert!(csv.stdout.lines().skip(1).all(|l| l.split(',').count() == 8 && l.ends_with(",true")));
+}
+
+#[test]
+fn an_alert_exits_1_at_once() {
+    let (code, d) = json(&["--sim", "1", "thermal", "--alert", "20"], "thermal");
+    assert_eq!((code, &d["events"][0]["kind"]), (1, &"alert".into()));
+    assert_eq!(json(&["--sim", "1", "thermal", "--alert", "99"], "thermal").0, 0);
+    let ran = run(&["--sim", "1", "thermal", "watch", "--alert", "20", "--interval", "1h"]);
+    assert_eq!(ran.code, 1);
+    assert!(ran.stdout.contains("the alert is at 20"), "{}", ran.stdout);
+}
+
+#[test]
+fn a_change_of_level_is_an_event() {
+    let folder = tempfile::tempdir().expect("temporary folder");
+    let profile = folder.path().join("hot.toml");
+    let built_in =
+        fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../../device/profiles/ncs2.toml"))
+            .expect("committed");
+    // Idle alone brings this one over its guard, after about a second.
+    let hot = built_in
+        .replace("tau_s = 450.0", "tau_s = 4.0")
+        .replace("lower_guard_c = 75.0", "lower_guard_c = 38.0");
+    fs::write(&profile, hot).expect("written");
+    let sim = format!("1,{}", profile.display());
+    let output = ncs2ctl()
+        .args(["--sim", &sim, "--json", "thermal", "watch", "--interval", "300ms", "--count", "15"])
+        .output()
+        .expect("it starts");
+    let text = String::from_utf8(output.stdout).expect("UTF-8");
+    let lines: Vec<Value> =
+        text.lines().map(|l| serde_json::from_str(l).expect("a document a line")).collect();
+    let change = lines.iter().flat_map(|l| l["events"].as_array().expect("list")).next();
+    let change = change.unwrap_or_else(|| panic!("no level change in {text}"));
+    assert_eq!(
+        (&change["kind"], &change["from"], &change["to"]),
+        (&"level-changed".into(), &0.into(), &1.into())
+    );
+    let predicted = lines[1]["devices"][0]["seconds_to_throttle"].as_f64();
+    assert!(predicted.is_some_and(|s| s > 0.0 && s < 4.0), "{}", lines[1]);
+}
+
+#[test]
+fn thermal_refuses_what_cannot_be() {
+    fails(&["--sim", "1", "thermal", "--alert", "hot"], "thermal", 64, "Usage", &["--alert"]);
+    fails(&["--sim", "1", "thermal", "watch", "--interval", "0s"], "thermal", 64, "Usage", &["10ms"]);
+    fails(&["--sim", "1", "thermal", "watch", "--count", "0"], "thermal", 64, "Usage", &["--count"]);
+}

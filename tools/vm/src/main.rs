@@ -1,0 +1,100 @@
+//! USB tests inside a virtual machine, against virtual sticks: `cargo xtask vm-test` boots it and runs this.
+//!
+//! A test is a line in [`TESTS`]: a name and a function that says what went wrong. Each begins by plugging in what it needs
+//! anew, so none depends on another. Exit codes: 0 all passed, 1 some failed, 2 there is nothing to test on.
+
+mod bench;
+mod data;
+mod enumerate;
+mod fleet;
+mod rights;
+mod unplug;
+mod wire;
+
+use std::process::ExitCode;
+use std::time::Instant;
+
+use bench::Bench;
+
+/// Nothing, or what was expected and what was found.
+type Verdict = Result<(), String>;
+type Test = fn(&mut Bench) -> Verdict;
+
+/// A check that fails with its own text.
+macro_rules! ensure {
+    ($condition:expr, $($text:tt)+) => {
+        if !$condition {
+            return Err(format!($($text)+));
+        }
+    };
+}
+pub(crate) use ensure;
+
+const TESTS: &[(&str, Test)] = &[
+    (
+        "enumerate::unbooted_sticks_have_ports_of_their_own",
+        enumerate::unbooted_sticks_have_ports_of_their_own,
+    ),
+    ("enumerate::lsusb_shows_a_stick", enumerate::lsusb_shows_a_stick),
+    ("enumerate::firmware_boots_on_the_same_port", enumerate::firmware_boots_on_the_same_port),
+    ("enumerate::lsusb_shows_a_booted_stick", enumerate::lsusb_shows_a_booted_stick),
+    ("enumerate::half_an_image_is_forgotten_at_reset", enumerate::half_an_image_is_forgotten_at_reset),
+    ("enumerate::all_boot_in_parallel", enumerate::all_boot_in_parallel),
+    ("enumerate::second_claim_is_refused", enumerate::second_claim_is_refused),
+    ("data::ping_and_capabilities", data::ping_and_capabilities),
+    ("data::answers_in_pieces_of_one_packet", data::answers_in_pieces_of_one_packet),
+    ("data::payloads_around_the_packet_size", data::payloads_around_the_packet_size),
+    ("data::large_payloads", data::large_payloads),
+    ("data::zero_length_packet_means_nothing", data::zero_length_packet_means_nothing),
+    ("data::cancelled_reads_lose_nothing", data::cancelled_reads_lose_nothing),
+    ("data::reset_request_brings_the_boot_rom_back", data::reset_request_brings_the_boot_rom_back),
+    ("unplug::killed_emulator_is_gone_at_once", unplug::killed_emulator_is_gone_at_once),
+    ("unplug::pulled_stick_is_gone_and_comes_back", unplug::pulled_stick_is_gone_and_comes_back),
+    ("unplug::pulled_in_the_middle_of_the_firmware", unplug::pulled_in_the_middle_of_the_firmware),
+    ("rights::users_may_open_with_the_rule_alone", rights::users_may_open_with_the_rule_alone),
+    ("fleet::driver_boots_and_answers", fleet::driver_boots_and_answers),
+    ("fleet::every_model_answers", fleet::every_model_answers),
+    ("fleet::all_sticks_answer_alike", fleet::all_sticks_answer_alike),
+    ("fleet::pulled_stick_costs_no_answer", fleet::pulled_stick_costs_no_answer),
+    ("fleet::stick_of_another_process_is_refused", fleet::stick_of_another_process_is_refused),
+];
+
+fn main() -> ExitCode {
+    let wanted: Vec<String> = std::env::args().skip(1).collect();
+    if let [flag, bus, address] = &wanted[..]
+        && flag == "--open"
+    {
+        println!("{}", rights::open_for_parent(bus, address));
+        return ExitCode::SUCCESS;
+    }
+    let mut bench = match Bench::open() {
+        Ok(bench) => bench,
+        Err(why) => {
+            println!("vm-test: {why}");
+            return ExitCode::from(2);
+        }
+    };
+    let (mut passed, mut failed) = (0, Vec::new());
+    for (name, test) in TESTS {
+        if !wanted.is_empty() && !wanted.iter().any(|part| name.contains(part.as_str())) {
+            continue;
+        }
+        bench.notes.clear();
+        let start = Instant::now();
+        let verdict = test(&mut bench);
+        let seconds = start.elapsed().as_secs_f64();
+        match &verdict {
+            Ok(()) => println!("PASS  {name}  {seconds:.2} s"),
+            Err(why) => println!("FAIL  {name}  {seconds:.2} s\n      {why}"),
+        }
+        for note in &bench.notes {
+            println!("      {note}");
+        }
+        match verdict {
+            Ok(()) => passed += 1,
+            Err(_) => failed.push(*name),
+        }
+    }
+    println!("vm-test: {} face: {passed} passed, {} failed", bench.face, failed.len());
+    if failed.is_empty() && passed > 0 { ExitCode::SUCCESS } else { ExitCode::from(1) }
+}
