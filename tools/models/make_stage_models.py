@@ -786,6 +786,17 @@ NO_BATCH = ["-c", "MYRIAD_DETECT_NETWORK_BATCH", "NO"]
 many({"small_batch3": 3}, args=[])(small)
 # The compiler refuses a merged convolution and pool of several images.
 many({"small_batch3_apart": 3}, args=NO_BATCH)(lambda batch: small(batch, False))
+# One pooling over the channels of all images.
+many({"average_batch4_apart": 0}, args=NO_BATCH)(lambda _: unary(
+    lambda x: o1.reduce_mean(o1.relu(conv(x, 20, 1)), vec(2, 3), True), shape=(4, 8, 13, 13), scale=1.0))
+many({"conv_pools_batch3_apart": 0}, args=NO_BATCH)(lambda _: unary(
+    lambda x: o1.max_pool(
+        conv(o1.max_pool(o1.relu(conv(x, 8, 3)), [2, 2], [0, 0], [0, 0], [3, 3], "ceil"), 10, 1),
+        [2, 2], [0, 0], [0, 0], [3, 3], "ceil"),
+    shape=(3, 3, 24, 24), scale=1.0))
+many({"pools_batch3_apart": 0}, args=NO_BATCH)(lambda _: unary(
+    lambda x: o1.avg_pool(o1.relu(o1.max_pool(x, [2, 2], [0, 0], [0, 0], [3, 3])), [1, 1], [0, 0], [0, 0], [2, 2], False),
+    shape=(3, 6, 11, 13)))
 many({"small_batch3_nohw": 3}, args=NOHW)(small)
 many({"small_fp32": 1}, ip="FP32", op="FP32")(small)
 many({"small_fp32_batch2": 2}, ip="FP32", op="FP32")(small)

@@ -15,13 +15,15 @@ pub(super) fn prepare(context: &Context<'_>) -> Result<Prepared, String> {
     }
     // The descriptors of a stage are one operation on the output's channels.
     let channels = output.dim(3);
+    // Pooling takes the channels of all images for channels of one.
+    let covers = if matches!(nce.op, NceOp::Pool(_)) { channels * output.dim(4) } else { channels };
     let mut ranges: Vec<_> = nce.descriptors.iter().map(|d| (d.first_channel, d.channels)).collect();
     ranges.sort_unstable();
     let covered = ranges
         .iter()
         .try_fold(0u32, |end, &(first, count)| (first == end).then(|| first.checked_add(count)).flatten());
-    if covered.map(|end| end as usize) != Some(channels) {
-        return Err(format!("descriptors do not cover the output's {channels} channels exactly"));
+    if covered.map(|end| end as usize) != Some(covers) {
+        return Err(format!("descriptors do not cover the output's {covers} channels exactly"));
     }
     let finish = Finish {
         relu: nce.activation.relu.map(|(_, below, above)| (below as f32, above as f32)),
