@@ -46,7 +46,7 @@ unsafe impl GlobalAlloc for Counting {
 static COUNTING: Counting = Counting;
 
 #[test]
-fn from_the_thousandth_to_the_two_thousandth_inference_nothing_is_allocated() {
+fn in_steady_state_nothing_is_allocated() {
     for ordering in [ncs2::stick::Ordering::Vendor, ncs2::stick::Ordering::Pipelined] {
         for (name, depth) in [("mlp_fp16_s1", 1), ("squeezenet1_1_u8_s1", 4), ("mlp_fp16_s1", 8)] {
             let rack = rack(1, Engine::Hash);

@@ -1,7 +1,8 @@
 //! Virtual sticks behind usb-redir or vhci, until standard input ends.
 //!
 //! `sim_serve [--usbredir SOCKET|PORT|DEVICE] [--vhci] [--socket SOCKET] [--control SOCKET] [--sticks N] [--profile P] [--engine hash|execute]
-//! [--timing model|zero] [--any-firmware] [--seed N]`. Interim, until `ncs2ctl sim serve` does the same.
+//! [--timing model|zero] [--any-firmware] [--seed N]`. The VM test's own server: it ends with its
+//! standard input. People use `ncs2ctl sim serve`.
 
 use std::io::Read as _;
 use std::process::ExitCode;

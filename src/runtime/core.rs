@@ -183,6 +183,14 @@ impl Core {
 }
 
 impl GraphEntry {
+    /// Puts a job that a stick gave back where it is taken next.
+    fn requeue(&mut self, job: QueuedJob) {
+        match job.tag.pinned {
+            Some(at) => self.on[at].pinned.push_front(job),
+            None => self.queue.push_front(job),
+        }
+    }
+
     pub(super) fn new(id: GraphId, blob: Blob, options: LoadOptions, spec: GraphSpec, sticks: usize) -> Self {
         let on = || OnStick { presence: Presence::Absent, assigned: 0, pinned: VecDeque::new() };
         GraphEntry {
@@ -494,10 +502,7 @@ impl Shared {
             }
             *retried += u64::from(sent);
             *queued += 1;
-            match job.tag.pinned {
-                Some(at) => entry.on[at].pinned.push_front(job),
-                None => entry.queue.push_front(job),
-            }
+            entry.requeue(job);
         }
         self.after_ends(&mut core);
         self.fail_hopeless(&mut core);
@@ -522,10 +527,7 @@ impl Shared {
                 continue;
             }
             *queued += 1;
-            match job.tag.pinned {
-                Some(at) => entry.on[at].pinned.push_front(job),
-                None => entry.queue.push_front(job),
-            }
+            entry.requeue(job);
         }
         self.after_ends(&mut core);
         self.fail_hopeless(&mut core);
