@@ -38,13 +38,13 @@ pub const VERSION: &str = env!("NCS2CTL_VERSION");
 /// Flags that every command understands.
 #[derive(Args, Debug, Clone)]
 pub struct Global {
-    /// Use N virtual sticks instead of real ones; PROFILE is a built-in name or a file
+    /// Use N virtual sticks instead of real ones, PROFILE being a built-in name or a file; or those of a server
     #[arg(
         long,
         global = true,
         env = "NCS2_SIM",
         hide_env_values = true,
-        value_name = "N[,PROFILE]",
+        value_name = "N[,PROFILE]|unix:PATH",
         help_heading = "Sticks"
     )]
     pub sim: Option<Sim>,
