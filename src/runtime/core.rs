@@ -14,6 +14,7 @@ use super::config::{FleetConfig, LoadOptions};
 use super::dispatch::{self, Candidate};
 use super::failure::Cause;
 use super::inbox::{Command, Inbox};
+use super::stats_document::GraphSummary;
 use super::ticket::{QueuedJob, Slots, late};
 use super::{StickState, graph};
 use crate::blob::Blob;
@@ -202,6 +203,16 @@ impl GraphEntry {
             active: 0,
             queue: VecDeque::with_capacity(64),
             on: (0..sticks).map(|_| on()).collect(),
+        }
+    }
+
+    /// For statistics.
+    pub(super) fn summary(&self) -> GraphSummary {
+        GraphSummary {
+            name: self.blob.name().to_owned(),
+            macs: self.blob.macs().model,
+            depth: self.options.depth,
+            instances: self.options.instances,
         }
     }
 

@@ -12,6 +12,8 @@ use super::config::{FleetConfig, LoadOptions};
 use super::core::{CLOSE_GRACE, Core, Phase, Record, Shared, StickShared, cancelled};
 use super::graph::{self, Graph};
 use super::inbox::{Command, Inbox};
+use super::stats_document::{GraphSummary, document};
+use super::stats_socket::{self, StatsSocket};
 use super::ticket::Slots;
 use super::worker::Worker;
 use super::{FleetStats, StickState, StickStats};
@@ -112,10 +114,11 @@ impl FleetBuilder {
             // A thread that waits for its start cannot be gone.
             let _ = start.send(shared.clone());
         }
-        let inner = Arc::new(Inner { shared, threads: Mutex::new(threads) });
+        let inner = Arc::new(Inner { shared, threads: Mutex::new(threads), stats: Mutex::new(None) });
         // The builder's fleet: when opening fails, its drop ends the threads.
         let fleet = Fleet(inner);
         fleet.wait_until_settled()?;
+        fleet.serve_stats();
         Ok(fleet)
     }
 }
@@ -127,6 +130,7 @@ pub struct Fleet(Arc<Inner>);
 struct Inner {
     shared: Arc<Shared>,
     threads: Mutex<Vec<Option<JoinHandle<()>>>>,
+    stats: Mutex<Option<StatsSocket>>,
 }
 
 impl Drop for Inner {
@@ -184,54 +188,26 @@ impl Fleet {
         self.0.shared.sticks.iter().map(|s| &s.id)
     }
 
+    /// Lets other processes read the counters. A fleet works without, so it only says why not.
+    fn serve_stats(&self) {
+        let shared = self.0.shared.clone();
+        if !shared.config.stats_socket {
+            return;
+        }
+        match StatsSocket::serve(&stats_socket::folder(), move || stats_document(&shared)) {
+            Ok(socket) => *self.0.stats.lock() = Some(socket),
+            Err(error) => tracing::info!(%error, "other processes cannot read this fleet's statistics"),
+        }
+    }
+
+    /// The counters as the stats socket tells them.
+    pub fn stats_document(&self) -> serde_json::Value {
+        stats_document(&self.0.shared)
+    }
+
     /// A snapshot of all counters.
     pub fn stats(&self) -> FleetStats {
-        let shared = &self.0.shared;
-        let now = shared.clock.now();
-        let core = shared.core.lock();
-        let mut latency = Latency::new();
-        let mut stages: [Latency; StageTimes::COUNT] = std::array::from_fn(|_| Latency::new());
-        let mut completed = 0;
-        let mut failed = core.failed;
-        let mut sticks = Vec::with_capacity(shared.sticks.len());
-        for (stick, entry) in shared.sticks.iter().zip(&core.sticks) {
-            let record = stick.record.lock();
-            latency.merge(&record.latency);
-            stages.iter_mut().zip(&record.stages).for_each(|(all, own)| all.merge(own));
-            completed += record.completed;
-            failed += record.failed_requests;
-            let load = record.load_until(now);
-            sticks.push(StickStats {
-                id: stick.id.clone(),
-                simulated: stick.simulated.clone(),
-                state: entry.state,
-                failure: entry.cause.as_ref().map(|c| c.detail.clone()),
-                capabilities: entry.capabilities,
-                speed_mbps: entry.speed_mbps,
-                used_memory_bytes: entry.used_memory_bytes,
-                temperature_c: entry.temperature_c,
-                throttle_level: entry.throttle_level,
-                completed: record.completed,
-                failed: record.failed,
-                in_flight: load.in_flight,
-                busy: load.busy,
-                depth_time: load.depth_time,
-                resets: entry.resets,
-                latency: record.latency.clone(),
-                host_pool: stick.pool.stats(),
-            });
-        }
-        FleetStats {
-            elapsed: now - Instant::ZERO,
-            sticks,
-            submitted: core.submitted,
-            completed,
-            failed,
-            retried: core.retried,
-            queued: core.queued as u64,
-            latency,
-            stages,
-        }
+        snapshot(&self.0.shared)
     }
 
     /// Asks every ready stick for temperature and memory; the answers are in the next [`Fleet::stats`].
@@ -277,6 +253,59 @@ impl Fleet {
     }
 }
 
+fn stats_document(shared: &Shared) -> serde_json::Value {
+    let graphs: Vec<GraphSummary> = shared.core.lock().graphs.iter().map(|entry| entry.summary()).collect();
+    document(&snapshot(shared), &graphs, "round-robin")
+}
+
+fn snapshot(shared: &Shared) -> FleetStats {
+    let now = shared.clock.now();
+    let core = shared.core.lock();
+    let mut latency = Latency::new();
+    let mut stages: [Latency; StageTimes::COUNT] = std::array::from_fn(|_| Latency::new());
+    let mut completed = 0;
+    let mut failed = core.failed;
+    let mut sticks = Vec::with_capacity(shared.sticks.len());
+    for (stick, entry) in shared.sticks.iter().zip(&core.sticks) {
+        let record = stick.record.lock();
+        latency.merge(&record.latency);
+        stages.iter_mut().zip(&record.stages).for_each(|(all, own)| all.merge(own));
+        completed += record.completed;
+        failed += record.failed_requests;
+        let load = record.load_until(now);
+        sticks.push(StickStats {
+            id: stick.id.clone(),
+            simulated: stick.simulated.clone(),
+            state: entry.state,
+            failure: entry.cause.as_ref().map(|c| c.detail.clone()),
+            capabilities: entry.capabilities,
+            speed_mbps: entry.speed_mbps,
+            used_memory_bytes: entry.used_memory_bytes,
+            temperature_c: entry.temperature_c,
+            throttle_level: entry.throttle_level,
+            completed: record.completed,
+            failed: record.failed,
+            in_flight: load.in_flight,
+            busy: load.busy,
+            depth_time: load.depth_time,
+            resets: entry.resets,
+            latency: record.latency.clone(),
+            host_pool: stick.pool.stats(),
+        });
+    }
+    FleetStats {
+        elapsed: now - Instant::ZERO,
+        sticks,
+        submitted: core.submitted,
+        completed,
+        failed,
+        retried: core.retried,
+        queued: core.queued as u64,
+        latency,
+        stages,
+    }
+}
+
 impl Inner {
     fn close(&self, timeout: Duration) -> Result<()> {
         let shared = &self.shared;
@@ -319,6 +348,8 @@ impl Inner {
                 let _ = thread.join();
             }
         }
+        // Last, so that a long drain can be watched.
+        drop(self.stats.lock().take());
         match exited.iter().position(|exited| !exited) {
             None => Ok(()),
             Some(at) => Err(Error::new(ErrorKind::Timeout, "close fleet")

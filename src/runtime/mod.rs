@@ -16,6 +16,8 @@ mod failure;
 mod fleet;
 mod graph;
 mod inbox;
+pub mod stats_document;
+pub mod stats_socket;
 mod ticket;
 mod worker;
 

@@ -458,9 +458,7 @@ impl Guest {
             }
             while let Some(line) = self.lines.next() {
                 match control::parse(&line, stations.len()) {
-                    Ok(Ask::List) => {
-                        self.answers.extend(control::list(&status(stations)).into_bytes())
-                    }
+                    Ok(Ask::List) => self.answers.extend(control::list(&status(stations)).into_bytes()),
                     Ok(Ask::Stick(command, n)) => {
                         orders.push(Order::Command(n, command));
                         self.answers.extend(b"ok\n");

@@ -182,7 +182,12 @@ impl Sticks {
             faults,
         })?;
         let ports = select(rack.ports(), &global.device)?;
-        Ok(Sticks { models: Models::Rack(rack), ports, simulation: Some(simulation), trace: global.trace.clone() })
+        Ok(Sticks {
+            models: Models::Rack(rack),
+            ports,
+            simulation: Some(simulation),
+            trace: global.trace.clone(),
+        })
     }
 
     /// Sticks of a running `ncs2ctl sim serve`: it decides how they behave.
