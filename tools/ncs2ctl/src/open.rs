@@ -86,6 +86,7 @@ pub struct Sticks {
     ports: Vec<Port>,
     simulation: Option<Simulation>,
     trace: Option<PathBuf>,
+    stats_socket: bool,
 }
 
 /// Opened sticks.
@@ -187,6 +188,7 @@ impl Sticks {
             ports,
             simulation: Some(simulation),
             trace: global.trace.clone(),
+            stats_socket: global.stats_socket,
         })
     }
 
@@ -220,6 +222,7 @@ impl Sticks {
             ports,
             simulation: Some(simulation),
             trace: global.trace.clone(),
+            stats_socket: global.stats_socket,
         })
     }
 
@@ -247,11 +250,18 @@ impl Sticks {
             .filter(|id| global.device.is_empty() || global.device.iter().any(|wanted| wanted == id.as_str()))
             .map(|id| boot::port(id, options.clone()))
             .collect();
-        Ok(Sticks { models: Models::None, ports, simulation: None, trace: global.trace.clone() })
+        Ok(Sticks {
+            models: Models::None,
+            ports,
+            simulation: None,
+            trace: global.trace.clone(),
+            stats_socket: global.stats_socket,
+        })
     }
 
     /// Opens them, at the same time. Fails when none opens.
     pub fn open(self, config: FleetConfig) -> Result<Opened> {
+        let config = FleetConfig { stats_socket: self.stats_socket, ..config };
         let trace = self.trace.as_deref().map(Trace::create).transpose()?;
         let mut builder = Fleet::builder().config(config);
         for port in self.ports {
