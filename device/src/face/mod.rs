@@ -17,7 +17,7 @@ use std::path::PathBuf;
 use crate::{Engine, Timing};
 
 pub use server::{Server, StickStatus, serve};
-pub use socket::ports;
+pub use socket::{Served, command, ports, served};
 
 /// Where a face listens.
 #[derive(Clone, PartialEq, Eq, Debug, Hash)]

@@ -18,7 +18,7 @@ use super::station::Station;
 use super::stream::{Door, Moved, Stream};
 use super::vhci::attach::Vhci;
 use super::{Command, Face, ServeOptions};
-use crate::{Config, Identity, PreparedCache, Profile, VirtualStats, VirtualStick, Work};
+use crate::{Config, Engine, Identity, PreparedCache, Profile, Timing, VirtualStats, VirtualStick, Work};
 
 const OP: &str = "serve virtual sticks";
 /// Threads that prepare and execute graphs: a long load and a run go side by side.
@@ -39,6 +39,10 @@ pub struct StickStatus {
     pub face: &'static str,
     /// Name of its profile.
     pub profile: String,
+    /// What its outputs are made of.
+    pub engine: Engine,
+    /// How long things take.
+    pub timing: Timing,
     /// A host is connected.
     pub connected: bool,
     /// What it is on the bus; `None` while it is away or unplugged.
@@ -61,8 +65,10 @@ impl fmt::Display for StickStatus {
         };
         let host = if self.connected { "connected" } else { "alone" };
         let (face, inferences, resets) = (self.face, self.stats.inferences, self.resets);
-        let profile = &self.profile;
-        write!(f, "{face} {host} {state} inferences={inferences} resets={resets} profile={profile} simulated")
+        let (profile, engine, timing) = (&self.profile, self.engine.as_str(), self.timing.as_str());
+        let paced = self.stats.paced;
+        write!(f, "{face} {host} {state} inferences={inferences} resets={resets} engine={engine} ")?;
+        write!(f, "timing={timing} paced={paced} profile={profile} simulated")
     }
 }
 
@@ -192,7 +198,6 @@ fn work(queue: &Receiver<(usize, Work)>, cache: &PreparedCache, messages: &Sende
 }
 
 struct Driver {
-    profile: String,
     reactor: Reactor,
     clock: Monotonic,
     stations: Vec<Station>,
@@ -254,7 +259,6 @@ impl Driver {
             controls.push(Control { door, guests: Vec::new(), sticks: 0..stations.len(), connects: false });
         }
         Ok(Driver {
-            profile: profile.name,
             reactor,
             clock,
             stations,
@@ -297,7 +301,7 @@ impl Driver {
                 Message::Command(n, command) => self.command(n, command, now),
                 Message::Status(answer) => {
                     // Nobody waits any more: nothing to tell.
-                    let _ = answer.send(status(&self.stations, &self.profile));
+                    let _ = answer.send(status(&self.stations));
                 }
                 Message::Done(n, work) => {
                     if let Some(station) = self.stations.get_mut(n) {
@@ -321,7 +325,7 @@ impl Driver {
             let control = &mut self.controls[at];
             let first = control.sticks.start;
             let stations = &self.stations[control.sticks.clone()];
-            for order in control.serve(stations, &self.profile, &mut self.reactor) {
+            for order in control.serve(stations, &mut self.reactor) {
                 let now = self.clock.now();
                 match order {
                     Order::Command(n, command) => self.command(first + n, command, now),
@@ -350,12 +354,14 @@ impl Driver {
     }
 }
 
-fn status(stations: &[Station], profile: &str) -> Vec<StickStatus> {
+fn status(stations: &[Station]) -> Vec<StickStatus> {
     stations
         .iter()
         .map(|station| StickStatus {
             face: station.face_name(),
-            profile: profile.to_owned(),
+            profile: station.stick.config().profile.name.clone(),
+            engine: station.stick.config().engine,
+            timing: station.stick.config().timing,
             connected: station.is_connected(),
             identity: station.stick.identity(),
             plugged: station.stick.is_plugged(),
@@ -404,7 +410,7 @@ impl Control {
     }
 
     /// Answers, and says what is to be done to which stick.
-    fn serve(&mut self, stations: &[Station], profile: &str, reactor: &mut Reactor) -> Vec<Order> {
+    fn serve(&mut self, stations: &[Station], reactor: &mut Reactor) -> Vec<Order> {
         let mut orders = Vec::new();
         while self.guests.len() < MAX_CONTROLS
             && let Some(fd) = self.door.accept()
@@ -418,7 +424,7 @@ impl Control {
         }
         let mut at = 0;
         while at < self.guests.len() {
-            match self.guests[at].talk((stations, profile), self.connects, reactor, &mut orders) {
+            match self.guests[at].talk(stations, self.connects, reactor, &mut orders) {
                 Talk::Goes => at += 1,
                 Talk::Over => self.guests.swap_remove(at).stream.close(reactor),
                 Talk::Connects(n) => {
@@ -434,7 +440,7 @@ impl Control {
 impl Guest {
     fn talk(
         &mut self,
-        (stations, profile): (&[Station], &str),
+        stations: &[Station],
         connects: bool,
         reactor: &mut Reactor,
         orders: &mut Vec<Order>,
@@ -452,9 +458,7 @@ impl Guest {
             }
             while let Some(line) = self.lines.next() {
                 match control::parse(&line, stations.len()) {
-                    Ok(Ask::List) => {
-                        self.answers.extend(control::list(&status(stations, profile)).into_bytes())
-                    }
+                    Ok(Ask::List) => self.answers.extend(control::list(&status(stations)).into_bytes()),
                     Ok(Ask::Stick(command, n)) => {
                         orders.push(Order::Command(n, command));
                         self.answers.extend(b"ok\n");

@@ -20,7 +20,8 @@ use ncs2::transport::{
 };
 use ncs2::wire::WireVersion;
 
-use crate::{LinkSpeed, VirtualStick};
+use super::Command;
+use crate::{Engine, LinkSpeed, Timing, VirtualStick};
 
 /// Longest line that a client takes from a server.
 const MAX_LINE: usize = 4096;
@@ -145,26 +146,67 @@ pub(crate) fn ready_line(link: &LinkSpeed) -> String {
     format!("ok {} {}\n", link.max_packet_bytes, link.speed_mbps)
 }
 
-/// One port per stick of the server at `path`, for [`ncs2::Fleet`]; named `sim0` and so on. `NotFound` where nobody
-/// listens.
-pub fn ports(path: &Path) -> Result<Vec<Port>> {
+/// What a server says of one of its sticks.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Served {
+    /// Name of its profile.
+    pub profile: String,
+    /// What its outputs are made of.
+    pub engine: Engine,
+    /// How long things take.
+    pub timing: Timing,
+    /// False when the server's CPU was slower than the model.
+    pub paced: bool,
+    /// It was on the bus, booted.
+    pub booted: bool,
+    /// A host is connected.
+    pub connected: bool,
+}
+
+/// What the server at `path` says of its sticks, in their order. `NotFound` where nobody listens.
+pub fn served(path: &Path) -> Result<Vec<Served>> {
     const OP: &str = "list virtual sticks";
     let mut socket = reach(path, OP, Duration::from_secs(5))?;
     let answer = ask(&mut socket, "list").map_err(|e| bad_server(path, OP, &e))?;
     let count: usize =
         answer.parse().map_err(|_| bad_server(path, OP, &format!("expected a number, found {answer:?}")))?;
-    let mut profiles = Vec::new();
-    for _ in 0..count {
-        let line = read_line(&mut socket).map_err(|e| bad_server(path, OP, &e.to_string()))?;
-        let profile = line.split_whitespace().find_map(|word| word.strip_prefix("profile="));
-        profiles.push(profile.unwrap_or("ncs2").to_owned());
-    }
-    Ok(profiles
-        .into_iter()
-        .enumerate()
-        .map(|(n, profile)| {
+    (0..count)
+        .map(|_| {
+            let line = read_line(&mut socket).map_err(|e| bad_server(path, OP, &e.to_string()))?;
+            parse(&line).ok_or_else(|| bad_server(path, OP, &format!("expected a stick, found {line:?}")))
+        })
+        .collect()
+}
+
+fn parse(line: &str) -> Option<Served> {
+    let value = |key: &str| line.split_whitespace().find_map(|word| word.strip_prefix(key));
+    let has = |word: &str| line.split_whitespace().any(|w| w == word);
+    Some(Served {
+        profile: value("profile=")?.to_owned(),
+        engine: [Engine::Execute, Engine::Hash].into_iter().find(|e| value("engine=") == Some(e.as_str()))?,
+        timing: [Timing::Model, Timing::Zero].into_iter().find(|t| value("timing=") == Some(t.as_str()))?,
+        paced: value("paced=")? == "true",
+        booted: has("booted"),
+        connected: has("connected"),
+    })
+}
+
+/// Has the server at `path` do `command` to its stick `n`.
+pub fn command(path: &Path, command: Command, n: usize) -> Result<()> {
+    const OP: &str = "command virtual stick";
+    let mut socket = reach(path, OP, Duration::from_secs(5))?;
+    let word = Command::WORDS.iter().find(|(_, c)| *c == command).map_or("", |(word, _)| *word);
+    ask(&mut socket, &format!("{word} {n}")).map(drop).map_err(|e| bad_server(path, OP, &e))
+}
+
+/// One port per stick of the server at `path`, for [`ncs2::Fleet`]; named `sim0` and so on. `NotFound` where nobody
+/// listens.
+pub fn ports(path: &Path) -> Result<Vec<Port>> {
+    let sticks = served(path)?.into_iter().enumerate();
+    Ok(sticks
+        .map(|(n, stick)| {
             let path: PathBuf = path.to_path_buf();
-            Port::new(StickId::sim(n), move |timeout| connect(&path, n, timeout)).simulated(profile)
+            Port::new(StickId::sim(n), move |timeout| connect(&path, n, timeout)).simulated(stick.profile)
         })
         .collect())
 }
@@ -199,8 +241,9 @@ fn reach(path: &Path, op: &'static str, timeout: Duration) -> Result<UnixStream>
             std::io::ErrorKind::PermissionDenied => ErrorKind::Permission,
             _ => ErrorKind::NotFound,
         };
+        let mend = "start them with `ncs2ctl sim serve --socket PATH`";
         Error::new(kind, op)
-            .detail(format!("{}: no virtual sticks are served there", path.display()))
+            .detail(format!("{}: no virtual sticks are served there; {mend}", path.display()))
             .caused_by(e)
     };
     let socket = UnixStream::connect(path).map_err(failed)?;

@@ -38,13 +38,13 @@ pub const VERSION: &str = env!("NCS2CTL_VERSION");
 /// Flags that every command understands.
 #[derive(Args, Debug, Clone)]
 pub struct Global {
-    /// Use N virtual sticks instead of real ones; PROFILE is a built-in name or a file
+    /// Use N virtual sticks instead of real ones, PROFILE being a built-in name or a file; or those of a server
     #[arg(
         long,
         global = true,
         env = "NCS2_SIM",
         hide_env_values = true,
-        value_name = "N[,PROFILE]",
+        value_name = "N[,PROFILE]|unix:PATH",
         help_heading = "Sticks"
     )]
     pub sim: Option<Sim>,
@@ -91,6 +91,19 @@ pub struct Global {
     /// Write every transfer to this file: .log for text, .pcapng for Wireshark
     #[arg(long, global = true, value_name = "FILE", help_heading = "Sticks", value_hint = ValueHint::FilePath)]
     pub trace: Option<PathBuf>,
+    /// Tell `ncs2ctl top` and `thermal` of this user how the sticks of this run do
+    #[arg(
+        long,
+        global = true,
+        value_name = "true|false",
+        default_value_t = true,
+        action = ArgAction::Set,
+        hide_possible_values = true,
+        hide_default_value = true,
+        hide_short_help = true,
+        help_heading = "Sticks"
+    )]
+    pub stats_socket: bool,
     /// Take defaults from this TOML file
     #[arg(long, global = true, value_name = "FILE", help_heading = "Output", value_hint = ValueHint::FilePath)]
     pub config: Option<PathBuf>,
@@ -218,6 +231,8 @@ Examples:
     Setup(crate::cmd::setup::SetupArgs),
     /// Prints temperatures, levels and what is left until the sticks slow down
     Thermal(crate::cmd::thermal::ThermalArgs),
+    /// Shows speed, temperature and memory of every stick, live
+    Top(crate::cmd::top::TopArgs),
     /// Prints the defaults in force and where each came from
     Config(crate::cmd::config::ConfigArgs),
     /// Finds and checks the vendor's firmware file

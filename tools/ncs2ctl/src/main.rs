@@ -18,7 +18,9 @@ mod open;
 mod output;
 #[cfg(feature = "openvino")]
 mod reference_libraries;
+mod stats;
 mod tensor;
+mod top;
 mod trace;
 mod vendor_compiler;
 mod wheel;
@@ -66,6 +68,7 @@ fn main() -> ExitCode {
         Command::Check(args) => cmd::check::check(&cli.global, &output, args),
         Command::Setup(args) => cmd::setup::setup(&cli.global, &output, args),
         Command::Thermal(args) => cmd::thermal::thermal(&cli.global, &output, args),
+        Command::Top(args) => cmd::top::top(&cli.global, &output, args),
         Command::Config(_) => cmd::config::config(
             &output,
             cli.global.sim.is_some(),
@@ -99,6 +102,7 @@ impl Command {
             Command::Check(_) => "check",
             Command::Setup(_) => "setup",
             Command::Thermal(_) => "thermal",
+            Command::Top(_) => "top",
             Command::Config(_) => "config",
             Command::Firmware { .. } => "firmware",
             Command::Udev { .. } => "udev",
@@ -113,7 +117,10 @@ impl Command {
 impl Command {
     /// A trace of a command that opens no stick would be empty: asked for, it is refused.
     fn refuse_trace(&self, global: &cli::Global) -> Option<Failure> {
-        let opens = matches!(self, Command::Info | Command::Run(_) | Command::Bench(_) | Command::Thermal(_));
+        let opens = matches!(
+            self,
+            Command::Info | Command::Run(_) | Command::Bench(_) | Command::Thermal(_) | Command::Top(_)
+        );
         (global.trace.is_some() && !opens).then(|| {
             Failure::usage(
                 format!("--trace: expected a command that opens sticks, found {}", self.schema()),
