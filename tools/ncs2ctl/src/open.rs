@@ -206,7 +206,7 @@ impl Sticks {
                 format!("give {flag} to `ncs2ctl sim serve`, which makes those sticks"),
             ));
         }
-        let sticks = face::served(path)?;
+        let sticks = face::status(path)?;
         let first = sticks.first().ok_or_else(|| {
             Failure::new(
                 ErrorKind::NotFound,
@@ -282,7 +282,7 @@ impl Opened {
             Models::Rack(rack) => Some(rack.stats().iter().all(|stick| stick.paced)),
             // A server that is gone kept no pace.
             Models::Served(path) => {
-                Some(face::served(path).is_ok_and(|sticks| sticks.iter().all(|stick| stick.paced)))
+                Some(face::status(path).is_ok_and(|sticks| sticks.iter().all(|stick| stick.paced)))
             }
         }
     }
