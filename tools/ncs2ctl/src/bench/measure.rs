@@ -7,10 +7,12 @@ use ncs2::runtime::{FleetStats, StickStats};
 use ncs2::{Error, ErrorKind, Fleet, Graph, StickId};
 
 use super::host::{Cost, Sample};
-use super::load::{Load, Plan, Tally};
+use super::load::{Load, Plan, Served, Tally};
+use super::machine::{self, Machine};
 use crate::failure::{Failure, Result};
 use crate::interrupt::Interrupt;
 use crate::output::Output;
+use crate::timeline::Timeline;
 
 /// How often the bar moves and the end is looked for.
 const TICK: Duration = Duration::from_millis(100);
@@ -73,10 +75,14 @@ pub struct Measured {
     pub elapsed: Duration,
     /// Between both ends of the measurement, per stick.
     pub sticks: Vec<StickRun>,
-    /// What the load generator saw.
+    /// What the load generator saw, of all networks together.
     pub tally: Tally,
     /// Requests that the load generator sent, from the first on.
     pub sent: u64,
+    /// The same for each network.
+    pub served: Vec<Served>,
+    /// The first error of any.
+    pub error: Option<Error>,
     /// Answers that the fleet says that it gave, from the first request on.
     pub fleet_completed: u64,
     /// Jobs moved to another stick.
@@ -87,6 +93,8 @@ pub struct Measured {
     pub window: Duration,
     /// Host cost.
     pub cost: Cost,
+    /// What the whole computer did meanwhile.
+    pub machine: Machine,
     /// Ctrl-C.
     pub interrupted: bool,
     /// Every worker gave up before the end.
@@ -107,32 +115,53 @@ pub fn is_stable(windows: &[f64]) -> bool {
     mean > 0.0 && last.iter().all(|fps| (fps - mean).abs() <= 0.1 * mean)
 }
 
+/// Who watches a run.
+#[derive(Clone, Copy)]
+pub struct Watchers<'a> {
+    /// Ctrl-C.
+    pub interrupt: &'a Interrupt,
+    /// Where the bar is drawn.
+    pub output: &'a Output,
+    /// Where times are written down.
+    pub timeline: Option<&'a Timeline>,
+    /// Counters of the processor.
+    pub counters: &'a machine::Counters,
+}
+
 /// Runs the load and watches it.
 pub fn measure(
     fleet: &Fleet,
-    graph: Graph,
-    plan: Plan,
+    plans: Vec<(Graph, Plan)>,
     times: Times,
-    interrupt: &Interrupt,
-    output: &Output,
+    watchers: Watchers<'_>,
 ) -> Result<Measured> {
+    let Watchers { interrupt, output, timeline, counters } = watchers;
+    let mark = |name: &str| {
+        if let Some(timeline) = timeline {
+            timeline.mark(name);
+        }
+    };
     let earlier = fleet.stats();
-    let load = Load::start(graph, plan).map_err(|e| {
+    mark("warm-up");
+    let load = Load::start(plans, timeline).map_err(|e| {
         Failure::new(ErrorKind::OutOfMemory, format!("could not start threads: {e}"), "use less depth")
     })?;
     let bar = output.bar(times.warmup + times.duration);
     bar.set_prefix("warm-up");
     let begin = Instant::now();
-    let mut watch = Watch { fleet, load: &load, interrupt, heat: BTreeMap::new(), asked: begin };
+    let mut watch = Watch { fleet, load: &load, interrupt, timeline, heat: BTreeMap::new(), asked: begin };
     while begin.elapsed() < times.warmup && watch.goes_on(times.warmup.saturating_sub(begin.elapsed())) {
         bar.set_position(millis(begin.elapsed()));
         bar.set_message(format!("{} of {:?}", seconds(begin.elapsed()), times.warmup));
+        watch.heat_is_due();
     }
 
     watch.heat.clear();
     watch.sample_heat();
     let before = fleet.stats();
     let host_before = Sample::take();
+    let machine_before = machine::Sample::take(counters);
+    mark("measure");
     load.set_measuring(true);
     tracing::debug!("measuring");
     let start = Instant::now();
@@ -162,23 +191,31 @@ pub fn measure(
     load.set_measuring(false);
     let elapsed = start.elapsed();
     let cost = Sample::take().since(&host_before);
+    let machine = machine::Sample::take(counters).since(&machine_before);
+    mark("drain");
     let after = fleet.stats();
     watch.sample_heat();
     let (heat, gave_up) = (watch.heat, !load.is_alive());
     bar.set_prefix("drain");
-    let (tally, sent) = load.finish();
+    let mut served = load.finish();
+    let mut tally = Tally::default();
+    served.iter().for_each(|s| tally.merge(&s.tally));
+    let error = served.iter_mut().find_map(|s| s.tally.error.take());
     bar.finish_and_clear();
     let end = fleet.stats();
     Ok(Measured {
         elapsed,
         sticks: sticks(&before, &after, &heat),
-        sent,
+        sent: served.iter().map(|s| s.sent).sum(),
+        served,
+        error,
         fleet_completed: end.completed.saturating_sub(earlier.completed),
         retried: after.retried.saturating_sub(before.retried),
         tally,
         windows,
         window,
         cost,
+        machine,
         interrupted: interrupt.is_pressed(),
         gave_up,
     })
@@ -189,6 +226,7 @@ struct Watch<'a> {
     fleet: &'a Fleet,
     load: &'a Load,
     interrupt: &'a Interrupt,
+    timeline: Option<&'a Timeline>,
     heat: BTreeMap<StickId, (Option<Heat>, Option<u8>)>,
     asked: Instant,
 }
@@ -212,8 +250,11 @@ impl Watch<'_> {
         // A silent sensor is no reason to end a benchmark; it shows as null.
         let _: Result<(), Error> = self.fleet.refresh_telemetry(THERMAL_TIMEOUT);
         for stick in self.fleet.stats().sticks {
-            let (heat, level) = self.heat.entry(stick.id).or_default();
+            let (heat, level) = self.heat.entry(stick.id.clone()).or_default();
             if let Some(t) = stick.temperature_c {
+                if let Some(timeline) = self.timeline {
+                    timeline.heat(&stick.id, t, stick.throttle_level);
+                }
                 let h = heat.get_or_insert(Heat { min: t, max: t, sum: 0.0, count: 0 });
                 *h = Heat {
                     min: h.min.min(t),

@@ -15,4 +15,5 @@ pub mod run;
 pub mod setup;
 pub mod sim;
 pub mod thermal;
+pub mod trace;
 pub mod udev;
