@@ -4,7 +4,7 @@ use serde::Serialize;
 
 use super::sweep::Point;
 use crate::cli::OrderingArg;
-use crate::output::{Output, three_digits};
+use crate::output::Output;
 
 /// What is set for one measurement.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -54,7 +54,7 @@ impl Level {
 /// As people read it.
 pub fn table(output: &Output, levels: &[Level]) -> String {
     let headings =
-        ["level", "depth", "graphs", "order", "fps", "gain", "p50 ms", "p99 ms", "CPU us", "TOPS", "verdict"];
+        ["level", "depth", "graphs", "order", "fps", "gain", "p50 ms", "p99 ms", "CPU us", "verdict"];
     let mut table = output.table(&headings, &["level", "order", "verdict"]);
     let dash = || "-".to_owned();
     for Level { level, gain, cpu_us_per_inference, point } in levels {
@@ -68,7 +68,6 @@ pub fn table(output: &Output, levels: &[Level]) -> String {
             format!("{:.2}", point.latency_ms.p50),
             format!("{:.2}", point.latency_ms.p99),
             cpu_us_per_inference.map_or_else(dash, |us| format!("{us:.0}")),
-            point.tops.map_or_else(dash, three_digits),
             point.diagnosis.to_owned(),
         ]);
     }

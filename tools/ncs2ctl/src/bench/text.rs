@@ -220,7 +220,7 @@ fn io(report: &Report) -> String {
 }
 
 fn models(output: &Output, report: &Report) -> String {
-    let headings = ["network", "batch", "share", "answers", "stick time", "fps", "TOPS", "done", "failed", "p50", "p99"];
+    let headings = ["network", "batch", "share", "answers", "time", "fps", "TOPS", "done", "failed", "p50", "p99"];
     let mut table = output.table(&headings, &["network"]);
     let percent = |share: Option<f64>| share.map_or_else(|| "-".to_owned(), |s| format!("{:.1} %", 100.0 * s));
     for m in &report.models {
