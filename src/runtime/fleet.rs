@@ -12,6 +12,7 @@ use super::config::{FleetConfig, LoadOptions};
 use super::core::{CLOSE_GRACE, Core, Phase, Record, Shared, StickShared, cancelled};
 use super::graph::{self, Graph};
 use super::inbox::{Command, Inbox};
+use super::keeper::{self, Bell, Calls};
 use super::ticket::Slots;
 use super::worker::Worker;
 use super::{FleetStats, StickState, StickStats};
@@ -20,6 +21,7 @@ use crate::clock::{Clock, Instant, Monotonic};
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::StickId;
 use crate::pool::{Pool, ceiling_for_host};
+use crate::sched::{Event, GraphNo, Policy};
 use crate::stats::{Latency, StageTimes};
 use crate::transport::{Port, Reactor, ReactorKind};
 
@@ -98,10 +100,13 @@ impl FleetBuilder {
             starts.push(start_to);
             sticks.push(StickShared { id, simulated, inbox, pool, record: Mutex::new(Record::default()) });
         }
-        let shared = Arc::new(Shared {
-            slots: Arc::new(Slots::new(clock.clone())),
+        let calls = Arc::new(Calls::default());
+        let shared = Arc::new_cyclic(|me| Shared {
+            me: me.clone(),
+            slots: Arc::new(Slots::new(clock.clone(), calls.clone())),
             clock,
-            core: Mutex::new(Core::new(sticks.len())),
+            core: Mutex::new(Core::new(sticks.len(), &config)),
+            bell: Bell::new(calls),
             sticks,
             room: Condvar::new(),
             changed: Condvar::new(),
@@ -112,9 +117,11 @@ impl FleetBuilder {
             // A thread that waits for its start cannot be gone.
             let _ = start.send(shared.clone());
         }
-        let inner = Arc::new(Inner { shared, threads: Mutex::new(threads) });
+        let keeper = keeper::start(shared.clone());
+        let inner = Arc::new(Inner { shared, threads: Mutex::new(threads), keeper: Mutex::new(None) });
         // The builder's fleet: when opening fails, its drop ends the threads.
         let fleet = Fleet(inner);
+        *fleet.0.keeper.lock() = Some(keeper.map_err(system)?);
         fleet.wait_until_settled()?;
         Ok(fleet)
     }
@@ -127,6 +134,7 @@ pub struct Fleet(Arc<Inner>);
 struct Inner {
     shared: Arc<Shared>,
     threads: Mutex<Vec<Option<JoinHandle<()>>>>,
+    keeper: Mutex<Option<JoinHandle<()>>>,
 }
 
 impl Drop for Inner {
@@ -176,7 +184,42 @@ impl Fleet {
     /// `InvalidInput` for options out of range, what the first stick said when none took the graph, `Timeout`,
     /// `Closed`.
     pub fn load(&self, blob: &Blob, options: LoadOptions) -> Result<Graph> {
-        graph::load(&self.0.shared, blob, options)
+        graph::load(&self.0.shared, std::slice::from_ref(blob), options)
+    }
+
+    /// As [`Fleet::load`], with one network compiled for several batch sizes. Requests are for the smallest; the fleet lays
+    /// waiting ones together where the larger size is measured to be faster, and takes the answers apart.
+    ///
+    /// # Errors
+    /// As [`Fleet::load`]; `InvalidInput` when the blobs are not one network.
+    pub fn load_batched(&self, blobs: &[Blob], options: LoadOptions) -> Result<Graph> {
+        graph::load(&self.0.shared, blobs, options)
+    }
+
+    /// Takes graphs that nobody holds any more off the sticks, as the cache would when another needs their room.
+    pub fn evict_unused(&self) {
+        let shared = &self.0.shared;
+        let mut core = shared.core.lock();
+        let now = shared.clock.now();
+        for at in 0..core.graphs.len() {
+            if core.graphs[at].as_ref().is_some_and(|g| g.handles == 0) {
+                core.tell(Event::GraphRemoved { graph: GraphNo(at as u32) }, now);
+            }
+        }
+        let rings = shared.carry_out(&mut core);
+        shared.after_ends(&mut core);
+        drop(core);
+        shared.ring(rings);
+    }
+
+    /// Changes how sticks are chosen, from the next request on.
+    pub fn set_policy(&self, policy: Policy) {
+        let shared = &self.0.shared;
+        let mut core = shared.core.lock();
+        core.set_policy(policy, shared.clock.now());
+        let rings = shared.carry_out(&mut core);
+        drop(core);
+        shared.ring(rings);
     }
 
     /// Names of all sticks, in the order of the ports.
@@ -193,7 +236,12 @@ impl Fleet {
         let mut stages: [Latency; StageTimes::COUNT] = std::array::from_fn(|_| Latency::new());
         let mut completed = 0;
         let mut failed = core.failed;
+        let mut sched = core.sched.stats(now);
+        completed += core.fallback_completed;
         let mut sticks = Vec::with_capacity(shared.sticks.len());
+        let of_stick = std::mem::take(&mut sched.sticks);
+        let mut of_stick: std::collections::BTreeMap<u32, _> =
+            of_stick.into_iter().map(|s| (s.stick.0, s)).collect();
         for (stick, entry) in shared.sticks.iter().zip(&core.sticks) {
             let record = stick.record.lock();
             latency.merge(&record.latency);
@@ -219,6 +267,7 @@ impl Fleet {
                 resets: entry.resets,
                 latency: record.latency.clone(),
                 host_pool: stick.pool.stats(),
+                sched: of_stick.remove(&(sticks.len() as u32)),
             });
         }
         FleetStats {
@@ -227,8 +276,12 @@ impl Fleet {
             submitted: core.submitted,
             completed,
             failed,
-            retried: core.retried,
-            queued: core.queued as u64,
+            retried: sched.counters.retried,
+            queued: core.sched.queued() as u64,
+            fallback: core.fallback_completed,
+            policy: core.sched.config().policy,
+            law: sched.law,
+            retries_refused: sched.retry_budget.1,
             latency,
             stages,
         }
@@ -286,7 +339,7 @@ impl Inner {
             core.phase = Phase::Draining;
             shared.room.notify_all();
         }
-        while core.phase == Phase::Draining && core.active() > 0 {
+        while core.phase == Phase::Draining && core.jobs.len() + core.on_fallback > 0 {
             let now = shared.clock.now();
             if now >= until {
                 break;
@@ -295,7 +348,9 @@ impl Inner {
         }
         if core.phase != Phase::Closed {
             core.phase = Phase::Closed;
-            shared.end_queued(&mut core, |_, _| Some(cancelled()));
+            shared.end_waiting(&mut core, |_, _| Some(cancelled()));
+            let rings = shared.carry_out(&mut core);
+            shared.ring(rings);
             for stick in &shared.sticks {
                 stick.inbox.command(Command::Close);
             }
@@ -318,6 +373,11 @@ impl Inner {
                 // A panic was told when it happened.
                 let _ = thread.join();
             }
+        }
+        shared.bell.end();
+        if let Some(keeper) = self.keeper.lock().take() {
+            // Likewise.
+            let _ = keeper.join();
         }
         match exited.iter().position(|exited| !exited) {
             None => Ok(()),

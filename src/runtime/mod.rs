@@ -4,30 +4,39 @@
 //! Port ─► Fleet::builder().port(..).open() ─► fleet.load(&blob) ─► graph.input() ─► graph.submit() ─► ticket.wait()
 //! ```
 //!
-//! One thread per stick drives its pipeline and transport; callers' threads put requests into the shared queue and
-//! hand them to sticks that have room. A lost stick's requests go back to the head of the queue, and its thread
-//! reconnects. Nothing waits for ever: sticks have deadlines, requests move a bounded number of times, and each call
-//! that waits says for how long.
+//! One thread per stick drives its pipeline and transport. Whoever has news (a caller with a request, a stick with an
+//! answer, the housekeeper when time has come) tells the scheduler under the lock of `core` and carries out what it decides.
+//! A lost stick's requests wait for another, and its thread reconnects. Nothing waits for ever: sticks have deadlines,
+//! requests are tried a bounded number of times, and each call that waits says for how long.
 
+mod batch;
 mod config;
 mod core;
 mod dispatch;
 mod failure;
+mod fallback;
 mod fleet;
 mod graph;
+mod graphs;
 mod inbox;
+mod jobs;
+mod keeper;
 mod ticket;
 mod worker;
 
 use std::time::Duration;
 
-pub use config::{FleetConfig, LoadOptions, SubmitOptions};
+pub use config::{FleetConfig, LoadOptions, SubmitOptions, WarmHook};
+pub use fallback::Fallback;
 pub use fleet::{Fleet, FleetBuilder};
 pub use graph::{Graph, InputLease};
-pub use ticket::{Output, Ticket};
+#[cfg(feature = "async")]
+pub use ticket::TicketFuture;
+pub use ticket::{Output, RequestId, Ticket};
 
 use crate::id::StickId;
 use crate::pool::PoolStats;
+use crate::sched::{Policy, StickSchedStats, throttle::Law};
 use crate::stats::Latency;
 use crate::wire::Capabilities;
 
@@ -81,6 +90,8 @@ pub struct StickStats {
     pub latency: Latency,
     /// Host memory for its inputs and outputs.
     pub host_pool: PoolStats,
+    /// What the scheduler knows of it: depth, rests, forecast, graph cache. `None` before it was first open.
+    pub sched: Option<StickSchedStats>,
 }
 
 /// Snapshot of the fleet. Counters run from open; take two snapshots and subtract for a window.
@@ -96,8 +107,16 @@ pub struct FleetStats {
     pub completed: u64,
     /// Requests that ended in an error.
     pub failed: u64,
-    /// Jobs moved to another stick.
+    /// Attempts after a failed one.
     pub retried: u64,
+    /// Attempts that the retry budget refused.
+    pub retries_refused: u64,
+    /// Requests that the fallback answered, counted in `completed` and in no stick's.
+    pub fallback: u64,
+    /// Policy in force.
+    pub policy: Policy,
+    /// What throttling does to these sticks, as far as it was seen.
+    pub law: Law,
     /// Requests that wait for a stick now.
     pub queued: u64,
     /// Caller's latency.

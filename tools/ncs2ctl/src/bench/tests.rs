@@ -49,6 +49,7 @@ fn stick(n: usize, speed_mbps: u32) -> StickRun {
             resets: 0,
             latency: Latency::new(),
             host_pool: PoolStats { high_water_bytes: 1 << 20, ..PoolStats::default() },
+            sched: None,
         },
         busy: Duration::from_millis(9900),
         depth_time: Duration::from_secs(39),
