@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use clap::{ArgAction, Args, CommandFactory, Parser, Subcommand, ValueEnum, ValueHint};
 
-pub use bench::{Batch, BenchArgs, Depth};
+pub use bench::{Batch, BenchArgs, Depth, PolicyArg};
 
 /// Drives Intel Neural Compute Stick 2 devices, real and virtual, without the vendor's runtime
 #[derive(Parser, Debug)]

@@ -43,7 +43,10 @@ impl Bench {
     fn page(&self) -> String {
         let answer = self.ask("GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n");
         let (head, body) = answer.split_once("\r\n\r\n").expect("a head and a body");
-        assert!(head.starts_with("HTTP/1.1 200 OK\r\n") && head.contains("text/plain; version=0.0.4"), "{head}");
+        assert!(
+            head.starts_with("HTTP/1.1 200 OK\r\n") && head.contains("text/plain; version=0.0.4"),
+            "{head}"
+        );
         body.to_owned()
     }
 }
@@ -71,9 +74,14 @@ fn samples(page: &str) -> Vec<(String, String, f64)> {
         }
         let (name, rest) = line.split_once('{').unwrap_or_else(|| panic!("{line}"));
         let (labels, value) = rest.rsplit_once("} ").unwrap_or_else(|| panic!("{line}"));
-        let family = ["_bucket", "_sum", "_count"].iter().find_map(|end| name.strip_suffix(end)).unwrap_or(name);
+        let family =
+            ["_bucket", "_sum", "_count"].iter().find_map(|end| name.strip_suffix(end)).unwrap_or(name);
         assert!(typed.contains(name) || typed.contains(family), "{name} has no type");
-        samples.push((name.to_owned(), labels.to_owned(), value.parse().unwrap_or_else(|_| panic!("{line}"))));
+        samples.push((
+            name.to_owned(),
+            labels.to_owned(),
+            value.parse().unwrap_or_else(|_| panic!("{line}")),
+        ));
     }
     samples
 }
@@ -104,8 +112,10 @@ fn the_page_is_what_prometheus_reads_and_the_docs_list() {
         assert!(buckets.windows(2).all(|w| w[0] <= w[1]), "{buckets:?}");
         assert_eq!(buckets.last(), Some(&value(&page, "ncs2_latency_seconds_count", stick)));
     }
-    let served: BTreeSet<String> =
-        page.lines().filter_map(|l| l.strip_prefix("# TYPE ")?.split(' ').next().map(str::to_owned)).collect();
+    let served: BTreeSet<String> = page
+        .lines()
+        .filter_map(|l| l.strip_prefix("# TYPE ")?.split(' ').next().map(str::to_owned))
+        .collect();
     let docs = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/metrics.md");
     let docs = std::fs::read_to_string(docs).expect("committed");
     let listed: BTreeSet<String> = docs

@@ -37,10 +37,12 @@ fn a_saved_report_is_compared_with() {
     let blob = model("tiny_u8_s1.blob");
     let blob = blob.to_str().expect("UTF-8");
     let base = ["--sim", "1", "bench", blob, "--rate", "100", "--duration", "600ms", "--warmup", "100ms"];
+    let base = [&base[..], &["--depth", "4"]].concat();
     let (code, before) = json(&[&base[..], &["--save", saved]].concat(), "bench");
     assert_eq!(code, 0);
     assert!(before.get("compare").is_none());
-    let (code, d) = json(&[&base[..], &["--compare", saved, "--depth", "2"]].concat(), "bench");
+    let shallow = [&base[..base.len() - 1], &["2", "--compare", saved]].concat();
+    let (code, d) = json(&shallow, "bench");
     assert_eq!(code, 0, "{d}");
     holds("bench", &d);
     let c = &d["compare"];
@@ -103,7 +105,8 @@ fn a_soak_ends_when_the_heat_is_level() {
 fn levels_show_what_each_lever_buys() {
     let blob = model("tiny_u8_s1.blob");
     let blob = blob.to_str().expect("UTF-8");
-    let args = ["--sim", "1", "bench", blob, "--levels", "--duration", "300ms", "--warmup", "100ms"];
+    let args =
+        ["--sim", "1", "bench", blob, "--levels", "--depth", "4", "--duration", "300ms", "--warmup", "100ms"];
     let (code, d) = json(&args, "bench");
     assert_eq!(code, 0, "{d}");
     holds("bench", &d);
@@ -116,8 +119,18 @@ fn levels_show_what_each_lever_buys() {
     assert_eq!(levels[0]["gain"], 1.0);
     // Timing is the model's: four in flight keep the stick busy where one leaves gaps.
     assert!(levels[1]["gain"].as_f64() > Some(1.1), "{d}");
-    assert_eq!((&d["config"]["depth"], &d["fps"]), (&levels[4]["depth"], &levels[4]["fps"]), "the report is of all");
-    fails(&["--sim", "1", "bench", blob, "--levels", "--depth", "1..2"], "bench", 64, "Usage", &["--levels", "range"]);
+    assert_eq!(
+        (&d["config"]["depth"], &d["fps"]),
+        (&levels[4]["depth"], &levels[4]["fps"]),
+        "the report is of all"
+    );
+    fails(
+        &["--sim", "1", "bench", blob, "--levels", "--depth", "1..2"],
+        "bench",
+        64,
+        "Usage",
+        &["--levels", "range"],
+    );
 }
 
 #[test]
@@ -142,7 +155,13 @@ fn several_networks_share_the_sticks() {
     let ran = run(&[&rated[..], &times].concat());
     assert!(ran.stdout.contains("75.0 %") && ran.stdout.contains("mlp_fp16_s1"), "{}", ran.stdout);
 
-    fails(&["--sim", "1", "bench", tiny, mlp, "--shares", "1"], "bench", 64, "Usage", &["2 networks", "found 1"]);
+    fails(
+        &["--sim", "1", "bench", tiny, mlp, "--shares", "1"],
+        "bench",
+        64,
+        "Usage",
+        &["2 networks", "found 1"],
+    );
     fails(&["--sim", "1", "bench", tiny, tiny], "bench", 64, "Usage", &["twice"]);
     fails(&["--sim", "1", "bench", tiny, mlp, "--input", "x.npy"], "bench", 64, "Usage", &["--input"]);
     fails(&["--sim", "1", "bench", tiny, mlp, "--batch", "4"], "bench", 64, "Usage", &["one network"]);
@@ -171,8 +190,14 @@ fn batch_variants_are_measured_side_by_side() {
         assert!((elements.expect("number") - batch * fps).abs() < 0.01, "{point}");
     }
     assert_eq!(d["config"]["batch"], d["batches"]["best_batch"], "the report is the best one's");
-    let (_, auto) = json(&args(&["--batch", "auto"]), "bench");
-    assert_eq!(auto["batches"]["points"].as_array().map(Vec::len), Some(2), "{auto}");
+    let (code, auto) = json(&args(&["--batch", "auto"]), "bench");
+    holds("bench", &auto);
+    assert_eq!((code, &auto["config"]["batch_variants"]), (0, &serde_json::json!([1, 4])), "{auto}");
+    assert_eq!(
+        auto["mismatched"],
+        serde_json::Value::Null,
+        "the fleet chooses the batch: nothing to compare with"
+    );
     let (_, fixed) = json(&args(&["--batch", "4"]), "bench");
     assert_eq!((&fixed["config"]["batch"], &fixed["model"]["name"]), (&4.into(), &"net@4".into()));
     fails(&args(&["--batch", "8"]), "bench", 2, "NotFound", &["net@8.blob", "ncs2ctl compile"]);
@@ -189,7 +214,8 @@ fn targets_are_kept_or_missed() {
     let blob = blob.to_str().expect("UTF-8");
     let args =
         ["--sim", "1", "bench", blob, "--targets", targets, "--duration", "300ms", "--warmup", "100ms"];
-    let budgets = "[networks.tiny_u8_s1]\nfps = 1\np99_ms = 60000\nstick_memory_mb = 512\nhost_memory_mb = 512\n";
+    let budgets =
+        "[networks.tiny_u8_s1]\nfps = 1\np99_ms = 60000\nstick_memory_mb = 512\nhost_memory_mb = 512\n";
     fs::write(&file, budgets).expect("written");
     let (code, d) = json(&args, "bench");
     assert_eq!(code, 0, "{d}");
@@ -210,11 +236,76 @@ fn threads_are_pinned_where_asked() {
     let blob = model("tiny_u8_s1.blob");
     let blob = blob.to_str().expect("UTF-8");
     let cpu = ncs2::topology::allowed_cpus()[0].to_string();
-    let args = |pin: &'static str| ["--sim", "1", "bench", blob, "--duration", "200ms", "--warmup", "0s", "--pin", pin];
+    let args = |pin: &'static str| {
+        ["--sim", "1", "bench", blob, "--duration", "200ms", "--warmup", "0s", "--pin", pin]
+    };
     let (code, d) = json(&[&args("none")[..9], &[&cpu]].concat(), "bench");
     assert_eq!((code, &d["config"]["pin"]["reactor"][0].to_string()), (0, &cpu), "{d}");
     let (_, d) = json(&args("none"), "bench");
     assert_eq!(d["config"]["pin"], serde_json::json!({"policy": "none", "reactor": []}));
     fails(&args("1023"), "bench", 2, "InvalidInput", &["name some of"]);
     fails(&args("all"), "bench", 64, "Usage", &["auto, none"]);
+}
+
+#[test]
+fn policies_show_their_differences() {
+    let blob = model("tiny_u8_s1.blob");
+    let blob = blob.to_str().expect("UTF-8");
+    let args = |policy: &'static str| {
+        [
+            "--sim",
+            "2",
+            "bench",
+            blob,
+            "--depth",
+            "2",
+            "--duration",
+            "500ms",
+            "--warmup",
+            "100ms",
+            "--policy",
+            policy,
+        ]
+    };
+    let completed =
+        |d: &serde_json::Value, at: usize| d["devices"][at]["completed"].as_f64().expect("number");
+    for policy in ["thermal", "fastest", "least-loaded", "round-robin", "strict-round-robin"] {
+        let (code, d) = json(&args(policy), "bench");
+        holds("bench", &d);
+        assert_eq!((code, d["config"]["policy"].as_str()), (0, Some(policy)), "{d}");
+        assert!(completed(&d, 0) > 0.0 && completed(&d, 1) > 0.0, "{policy}: {d}");
+        assert_eq!(d["cache"]["hit_rate"], 1.0, "{policy}: the graph was there before the first request");
+    }
+    // At a rate that either stick could bear alone, the weights decide.
+    let rated = [&args("weighted=sim0:3,sim1:1")[..], &["--rate", "150"]].concat();
+    let (code, d) = json(&rated, "bench");
+    assert_eq!((code, d["config"]["policy"].as_str()), (0, Some("weighted=sim0:3,sim1:1")), "{d}");
+    assert!(completed(&d, 0) > 1.5 * completed(&d, 1), "{d}");
+    fails(&args("weighted=sim7:1"), "bench", 64, "Usage", &["sim7", "sim0, sim1"]);
+    fails(&args("weighted=sim0"), "bench", 64, "Usage", &["weighted=STICK:WEIGHT"]);
+    fails(&args("hottest"), "bench", 64, "Usage", &["hottest"]);
+}
+
+#[test]
+fn depth_is_found_and_keeps_a_target_latency() {
+    let blob = model("tiny_u8_s1.blob");
+    let blob = blob.to_str().expect("UTF-8");
+    let args = ["--sim", "1", "bench", blob, "--duration", "600ms", "--warmup", "100ms"];
+    let (code, free) = json(&args, "bench");
+    assert_eq!(code, 0, "{free}");
+    holds("bench", &free);
+    assert_eq!(free["config"]["depth_mode"], "auto");
+    let depth = |d: &serde_json::Value| d["config"]["depth"].as_u64().expect("number");
+    assert!((2..=16).contains(&depth(&free)), "one at a time leaves gaps: {}", free["config"]);
+    assert_eq!(free["devices"][0]["depth"], free["config"]["depth"]);
+    // Less than one inference takes: nothing can be kept in flight beside it.
+    let (_, tight) = json(&[&args[..], &["--target-latency", "0.1"]].concat(), "bench");
+    assert_eq!(
+        (depth(&tight), &tight["config"]["target_latency_ms"]),
+        (1, &0.1.into()),
+        "{}",
+        tight["config"]
+    );
+    let fixed = [&args[..], &["--target-latency", "5", "--depth", "2"]].concat();
+    fails(&fixed, "bench", 64, "Usage", &["--target-latency", "--depth"]);
 }

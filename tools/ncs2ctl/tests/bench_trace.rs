@@ -81,9 +81,15 @@ fn every_stage_of_every_inference_is_in_the_file() {
     assert_eq!(slowest.len(), 10);
     assert!(slowest.windows(2).all(|w| time(&w[0], "duration_us") >= time(&w[1], "duration_us")), "{t}");
 
-    let (_, t) = json(&["trace", file, "--stage", "execute", "--from", "300", "--to", "600", "--slowest", "3"], "trace");
+    let (_, t) = json(
+        &["trace", file, "--stage", "execute", "--from", "300", "--to", "600", "--slowest", "3"],
+        "trace",
+    );
     holds("trace", &t);
-    assert_eq!((t["stages"].as_array().map(Vec::len), t["slowest"].as_array().map(Vec::len)), (Some(1), Some(3)));
+    assert_eq!(
+        (t["stages"].as_array().map(Vec::len), t["slowest"].as_array().map(Vec::len)),
+        (Some(1), Some(3))
+    );
     for slow in t["slowest"].as_array().expect("list") {
         assert!((300.0..600.0).contains(&time(slow, "start_ms")) && slow["stage"] == "execute", "{slow}");
     }

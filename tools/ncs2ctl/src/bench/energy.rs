@@ -34,7 +34,8 @@ pub fn estimate(busy: &[f64], fps: f64) -> Option<Energy> {
     if fps <= 0.0 || busy.is_empty() {
         return None;
     }
-    let watts = |running: f64| busy.iter().map(|b| IDLE_W + (running - IDLE_W) * b.clamp(0.0, 1.0)).sum::<f64>();
+    let watts =
+        |running: f64| busy.iter().map(|b| IDLE_W + (running - IDLE_W) * b.clamp(0.0, 1.0)).sum::<f64>();
     let (low, high) = (watts(RUNNING_W.0), watts(RUNNING_W.1));
     let round = |x: f64| (x * 1e6).round() / 1e6;
     Some(Energy {

@@ -9,8 +9,10 @@ use crate::output::Output;
 /// What is set for one measurement.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Setting {
-    /// In flight on each graph of each stick.
+    /// In flight on each graph of each stick; where it is adaptive, the most.
     pub depth: u32,
+    /// The fleet finds the depth.
+    pub adaptive: bool,
     /// Instances on each stick.
     pub graphs: u32,
     /// Order on the wire.
@@ -19,10 +21,10 @@ pub struct Setting {
 
 /// The levels, in order: names and settings. `best` has every lever at the value to try.
 pub fn levels(best: Setting) -> [(&'static str, Setting); 5] {
-    let baseline = Setting { depth: 1, graphs: 1, ordering: OrderingArg::Vendor };
+    let baseline = Setting { depth: 1, adaptive: false, graphs: 1, ordering: OrderingArg::Vendor };
     [
         ("baseline", baseline),
-        ("depth", Setting { depth: best.depth, ..baseline }),
+        ("depth", Setting { depth: best.depth, adaptive: best.adaptive, ..baseline }),
         ("graphs", Setting { graphs: best.graphs, ..baseline }),
         ("pipelined", Setting { ordering: best.ordering, ..baseline }),
         ("all", best),
@@ -45,7 +47,12 @@ pub struct Level {
 
 impl Level {
     /// Beside the baseline's speed.
-    pub fn of(level: &'static str, point: Point, cpu_us_per_inference: Option<f64>, baseline_fps: f64) -> Self {
+    pub fn of(
+        level: &'static str,
+        point: Point,
+        cpu_us_per_inference: Option<f64>,
+        baseline_fps: f64,
+    ) -> Self {
         let gain = (baseline_fps > 0.0).then(|| (point.fps / baseline_fps * 1e3).round() / 1e3);
         Level { level, gain, cpu_us_per_inference, point }
     }
@@ -80,10 +87,14 @@ mod tests {
 
     #[test]
     fn each_lever_moves_alone() {
-        let best = Setting { depth: 4, graphs: 2, ordering: OrderingArg::Pipelined };
+        let best = Setting { depth: 4, adaptive: true, graphs: 2, ordering: OrderingArg::Pipelined };
         let [baseline, depth, graphs, pipelined, all] = levels(best).map(|(_, s)| s);
         let moved = |s: Setting| {
-            [s.depth != baseline.depth, s.graphs != baseline.graphs, s.ordering != baseline.ordering]
+            [
+                (s.depth, s.adaptive) != (baseline.depth, baseline.adaptive),
+                s.graphs != baseline.graphs,
+                s.ordering != baseline.ordering,
+            ]
         };
         assert_eq!(moved(depth), [true, false, false]);
         assert_eq!(moved(graphs), [false, true, false]);

@@ -25,6 +25,9 @@ const MAX_REFUSALS: u32 = 200;
 /// The pause.
 const REFUSAL_PAUSE: Duration = Duration::from_millis(10);
 
+/// How often a thread without places looks whether it has some.
+const IDLE_PAUSE: Duration = Duration::from_millis(50);
+
 /// What to send to one graph. Several graphs are served at the same time, each by threads of its own.
 #[derive(Clone)]
 pub struct Plan {
@@ -34,6 +37,8 @@ pub struct Plan {
     pub references: Option<Vec<Vec<u8>>>,
     /// Requests in flight at a time, at least 1.
     pub in_flight: usize,
+    /// Requests that one inference may answer.
+    pub batch: usize,
     /// Requests a second; `None` for as fast as answers come.
     pub rate: Option<f64>,
 }
@@ -123,6 +128,18 @@ struct Stream {
     plan: Plan,
     sent: AtomicU64,
     turns: AtomicU64,
+    /// Requests in flight at a time.
+    places: AtomicUsize,
+    /// Threads that serve it.
+    threads: usize,
+}
+
+impl Stream {
+    /// Places of the n-th of its threads: dealt out so that none is missing when they do not divide evenly.
+    fn places_of(&self, nth: usize) -> usize {
+        let places = self.places.load(Ordering::Relaxed);
+        places / self.threads + usize::from(nth < places % self.threads)
+    }
 }
 
 impl Load {
@@ -136,7 +153,15 @@ impl Load {
             .collect();
         let streams: Vec<Stream> = plans
             .into_iter()
-            .map(|(graph, plan)| Stream { graph, plan, sent: AtomicU64::new(0), turns: AtomicU64::new(0) })
+            .enumerate()
+            .map(|(at, (graph, plan))| Stream {
+                graph,
+                sent: AtomicU64::new(0),
+                turns: AtomicU64::new(0),
+                places: AtomicUsize::new(plan.in_flight.max(1)),
+                threads: deal.iter().filter(|&&other| other == at).count(),
+                plan,
+            })
             .collect();
         let shared = Arc::new(Shared {
             streams,
@@ -150,11 +175,7 @@ impl Load {
             .iter()
             .enumerate()
             .map(|(n, &at)| {
-                // The places are dealt out so that none is missing when they do not divide evenly.
-                let threads = deal.iter().filter(|&&other| other == at).count();
                 let nth = deal[..n].iter().filter(|&&other| other == at).count();
-                let places = shared.streams[at].plan.in_flight.max(1);
-                let places = places / threads + usize::from(nth < places % threads);
                 let (shared, stopped, lane) =
                     (Arc::clone(&shared), stopped.clone(), timeline.map(Timeline::lane));
                 let thread = thread::Builder::new().name(format!("bench-{n}")).spawn(move || {
@@ -162,12 +183,13 @@ impl Load {
                         shared: &shared,
                         stream: &shared.streams[at],
                         number: u16::try_from(at).unwrap_or(u16::MAX),
+                        nth,
                         stopped,
                         tally: Tally::default(),
                         refusals: 0,
                         lane,
                     };
-                    worker.run(places);
+                    worker.run();
                     let tally = worker.tally;
                     shared.alive.fetch_sub(1, Ordering::Release);
                     tally
@@ -181,6 +203,21 @@ impl Load {
     /// From now on answers count, or no longer.
     pub fn set_measuring(&self, on: bool) {
         self.shared.measuring.store(on, Ordering::SeqCst);
+    }
+
+    /// From now on no more in flight than the sticks take at `depths`, and one waiting for each: the sum for all graphs of
+    /// each stick. A closed loop that offers more measures its own queue.
+    pub fn set_places(&self, depths: &[u32]) {
+        let sum: usize = depths.iter().filter(|&&d| d > 0).map(|&d| d as usize + 1).sum();
+        let all: usize = self.shared.streams.iter().map(|s| s.places.load(Ordering::Relaxed)).sum();
+        if sum == 0 || all == 0 {
+            return;
+        }
+        for stream in &self.shared.streams {
+            let places = stream.places.load(Ordering::Relaxed);
+            let fewer = (sum * stream.plan.batch).saturating_mul(places).div_ceil(all);
+            stream.places.store(fewer.clamp(1, places), Ordering::Relaxed);
+        }
     }
 
     /// Measured answers so far.
@@ -219,6 +256,8 @@ struct Worker<'a> {
     stream: &'a Stream,
     /// Of the stream.
     number: u16,
+    /// Of the stream's threads.
+    nth: usize,
     stopped: Receiver<()>,
     tally: Tally,
     refusals: u32,
@@ -236,9 +275,13 @@ struct Flying {
 }
 
 impl Worker<'_> {
-    fn run(&mut self, places: usize) {
-        let mut flying: VecDeque<Flying> = VecDeque::with_capacity(places);
+    fn run(&mut self) {
+        let mut flying: VecDeque<Flying> = VecDeque::with_capacity(self.stream.places_of(self.nth));
         loop {
+            let places = self.stream.places_of(self.nth);
+            if places == 0 && flying.is_empty() && self.pause(IDLE_PAUSE) {
+                return;
+            }
             while flying.len() < places && !self.is_stopped() {
                 match self.send() {
                     Sent::Flying(request) => flying.push_back(request),
@@ -264,10 +307,9 @@ impl Worker<'_> {
     }
 
     fn send(&mut self) -> Sent {
-        let Stream { graph, plan, sent, turns } = self.stream;
+        let Stream { graph, plan, sent, turns, .. } = self.stream;
         let turn = turns.fetch_add(1, Ordering::Relaxed);
-        let intended =
-            plan.rate.map(|rate| self.shared.begin + Duration::from_secs_f64(turn as f64 / rate));
+        let intended = plan.rate.map(|rate| self.shared.begin + Duration::from_secs_f64(turn as f64 / rate));
         if let Some(intended) = intended
             && self.pause(intended.saturating_duration_since(Instant::now()))
         {

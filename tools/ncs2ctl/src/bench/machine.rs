@@ -23,9 +23,9 @@ impl Counters {
             counter.enable()?;
             Ok::<_, std::io::Error>(counter)
         };
-        let misses = open().map(parking_lot::Mutex::new).map_err(|e| {
-            format!("this computer gives no processor counters: {e}")
-        });
+        let misses = open()
+            .map(parking_lot::Mutex::new)
+            .map_err(|e| format!("this computer gives no processor counters: {e}"));
         Counters { misses }
     }
 
@@ -149,7 +149,8 @@ mod tests {
 
     #[test]
     fn differences_keep_the_reason() {
-        let sample = |n| Sample { throttles: Ok(n), usb_interrupts: Err("none".into()), cache_misses: Ok(2 * n) };
+        let sample =
+            |n| Sample { throttles: Ok(n), usb_interrupts: Err("none".into()), cache_misses: Ok(2 * n) };
         let machine = sample(10).since(&sample(4));
         let expected = Machine { throttles: Ok(6), usb_interrupts: Err("none".into()), cache_misses: Ok(12) };
         assert_eq!(machine, expected);

@@ -18,8 +18,10 @@ const MAX_BATCH: u32 = 128;
 
 /// One network.
 pub struct Network {
-    /// Its graph.
+    /// Its graph; with several batch variants the one of the smallest batch, which is what requests are for.
     pub blob: Blob,
+    /// The variants of larger batches, which the fleet may use for requests that wait.
+    pub larger: Vec<Blob>,
     /// Sent in turn.
     pub inputs: Vec<Element>,
     /// Of the load, all of them together 1.
@@ -56,12 +58,28 @@ impl Network {
         } else {
             input::from_files(blob.graph(), source.files, source.image)?
         };
-        Ok(Network { blob, inputs, share, references: OnceCell::new() })
+        Ok(Network { blob, larger: Vec::new(), inputs, share, references: OnceCell::new() })
     }
 
     /// Elements of one inference.
     pub fn batch(&self) -> u32 {
         self.blob.graph().batch.max(1)
+    }
+
+    /// All variants, smallest batch first.
+    pub fn variants(&self) -> Vec<Blob> {
+        std::iter::once(&self.blob).chain(&self.larger).cloned().collect()
+    }
+
+    /// Batches of all variants.
+    pub fn batches(&self) -> Vec<u32> {
+        std::iter::once(&self.blob).chain(&self.larger).map(|b| b.graph().batch.max(1)).collect()
+    }
+
+    /// True where an answer of the `hash` engine can be foretold: not where the fleet chooses the batch, since that
+    /// engine's answer is to the whole of it.
+    pub fn is_checkable(&self) -> bool {
+        self.larger.is_empty()
     }
 
     /// What the `hash` engine gives for each input, computed here.
@@ -79,11 +97,15 @@ impl Network {
     /// What to send. `places` are in flight for a network with the largest share; `checked` where answers are those of
     /// the `hash` engine.
     pub fn plan(&self, places: usize, largest: f64, rate: Option<f64>, checked: bool) -> Plan {
-        let places = (places as f64 * self.share / largest.max(f64::MIN_POSITIVE)).round() as usize;
+        // A batch is filled by requests that wait.
+        let batch = self.batches().last().map_or(1, |largest| largest / self.batch()).max(1);
+        let places = (places as f64 * f64::from(batch) * self.share / largest.max(f64::MIN_POSITIVE)).round();
+        let (places, checked) = (places as usize, checked && self.is_checkable());
         Plan {
             inputs: self.inputs.clone(),
             references: checked.then(|| self.references().clone()),
             in_flight: places.max(1),
+            batch: batch as usize,
             rate: rate.map(|rate| rate * self.share),
         }
     }
@@ -202,7 +224,11 @@ pub fn plans(
     checked: bool,
 ) -> Vec<(Graph, Plan)> {
     let largest = networks.iter().map(|n| n.share).fold(0.0, f64::max);
-    graphs.into_iter().zip(networks).map(|(graph, n)| (graph, n.plan(places, largest, rate, checked))).collect()
+    graphs
+        .into_iter()
+        .zip(networks)
+        .map(|(graph, n)| (graph, n.plan(places, largest, rate, checked)))
+        .collect()
 }
 
 #[cfg(test)]
@@ -221,7 +247,8 @@ mod tests {
     fn shares_divide_places_and_rate() {
         let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/data/models/tiny_u8_s1.blob");
         let source = Source::random(0);
-        let network = |share| Network::new(Blob::open(path).expect("committed"), &source, share).expect("inputs");
+        let network =
+            |share| Network::new(Blob::open(path).expect("committed"), &source, share).expect("inputs");
         let (heavy, light) = (network(0.75), network(0.25));
         let places = |n: &Network| n.plan(12, 0.75, Some(100.0), true);
         assert_eq!((places(&heavy).in_flight, places(&light).in_flight), (12, 4));

@@ -10,11 +10,11 @@ use super::diagnosis::{Diagnosis, Signs};
 use super::energy::{self, Energy};
 use super::host::Cost;
 use super::load::Served;
+use super::load::StickTally;
 use super::machine::Machine;
+use super::measure::{Measured, StickRun, is_stable};
 use super::network::Network;
 use super::targets;
-use super::load::StickTally;
-use super::measure::{Measured, StickRun, is_stable};
 use crate::open::Simulation;
 
 /// Peak of one stick's neural compute engine, TOPS (NCS2_FACTS section 1). A second source gives half of it for FP16.
@@ -50,10 +50,14 @@ pub struct Config {
     pub warmup_s: f64,
     /// In flight on each graph of each stick.
     pub depth: u32,
+    /// `fixed`, or `auto`: the fleet found it, and `depth` is the largest in force at the end.
+    pub depth_mode: &'static str,
     /// Instances on each stick.
     pub graphs: u32,
     /// Elements of one inference.
     pub batch: u32,
+    /// Batches that the fleet may choose from.
+    pub batch_variants: Vec<u32>,
     /// Which stick gets the next request.
     pub policy: String,
     /// Order on the wire.
@@ -99,6 +103,7 @@ pub struct Report {
     pub lost: u64,
     pub duplicated: u64,
     pub retried: u64,
+    pub retries_refused: u64,
     pub mismatched: Option<u64>,
     pub fps: f64,
     pub elements_per_s: f64,
@@ -120,7 +125,7 @@ pub struct Report {
     pub energy: Option<Energy>,
     pub models: Vec<ModelReport>,
     pub devices: Vec<Device>,
-    pub cache: Option<()>,
+    pub cache: Option<Cache>,
     pub pool: Pool,
     pub io: Io,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -216,6 +221,20 @@ pub struct Host {
     pub cache_misses_reason: Option<String>,
 }
 
+/// Graph caches of all sticks: requests that found their graph while it was measured, and what lies there at the end.
+#[derive(Debug, PartialEq, Serialize)]
+#[allow(missing_docs, reason = "see Report")]
+pub struct Cache {
+    pub hits: u64,
+    pub misses: u64,
+    pub hit_rate: Option<f64>,
+    pub evictions: u64,
+    pub loads: u64,
+    pub graphs: u32,
+    pub used_bytes: u64,
+    pub memory_bytes: u64,
+}
+
 /// Host memory of all sticks: leases while it was measured, and the most that was held since open.
 #[derive(Debug, Serialize)]
 #[allow(missing_docs, reason = "see Report")]
@@ -250,6 +269,10 @@ pub struct Device {
     pub temperature_c: Option<Temperature>,
     pub throttle_level_max: Option<u8>,
     pub resets: u32,
+    /// In force at the end, most of its graphs.
+    pub depth: Option<u32>,
+    /// Times that it rested because of heat since it was opened.
+    pub rests: Option<u32>,
     /// On the stick, as it says itself.
     pub used_memory_bytes: Option<u32>,
     pub failure: Option<String>,
@@ -330,6 +353,7 @@ impl Report {
             lost: measured.sent.saturating_sub(measured.tally.total_answered + measured.tally.total_failed),
             duplicated: measured.fleet_completed.saturating_sub(measured.sent),
             retried: measured.retried,
+            retries_refused: measured.retries_refused,
             mismatched: context.checked().then_some(measured.tally.mismatched),
             fps: round(fps),
             elements_per_s: round(models.iter().map(|m| m.elements_per_s).sum()),
@@ -350,7 +374,7 @@ impl Report {
             host: host(&measured.cost, &measured.machine, completed, context.simulation.is_some()),
             energy,
             models,
-            cache: None,
+            cache: cache(&measured.sticks),
             pool: pool(&measured.sticks),
             io: Io {
                 reactor: context.reactor,
@@ -371,6 +395,7 @@ impl Context<'_> {
     /// Only the `hash` engine gives the same bytes for the same input by definition.
     fn checked(&self) -> bool {
         self.simulation.is_some_and(|s| s.engine == ncs2_device::Engine::Hash)
+            && self.networks.iter().all(Network::is_checkable)
     }
 }
 
@@ -396,6 +421,8 @@ fn device(stick: &StickRun, tally: &StickTally, fps: f64, tops: Option<f64>, ela
         }),
         throttle_level_max: stick.throttle_level_max,
         resets: stick.resets,
+        depth: stick.depth_in_force(),
+        rests: stick.stats.sched.as_ref().map(|s| s.rests),
         used_memory_bytes: stick.stats.used_memory_bytes,
         failure: stick.stats.failure.clone(),
     }
@@ -422,7 +449,8 @@ fn models(
     tops_of: &impl Fn(f64) -> Option<f64>,
 ) -> Vec<ModelReport> {
     let seconds = measured.elapsed.as_secs_f64();
-    let execute = |s: &Served| s.tally.stages[EXECUTE].mean().as_secs_f64() * s.tally.stages[EXECUTE].count() as f64;
+    let execute =
+        |s: &Served| s.tally.stages[EXECUTE].mean().as_secs_f64() * s.tally.stages[EXECUTE].count() as f64;
     let all: u64 = measured.tally.completed();
     let all_execute: f64 = measured.served.iter().map(execute).sum();
     let model = |(network, served): (&Network, &Served)| {
@@ -437,7 +465,7 @@ fn models(
             share_execute: (all_execute > 0.0).then(|| round6(execute(served) / all_execute)),
             completed,
             failed: served.tally.failed,
-            mismatched: context.checked().then_some(served.tally.mismatched),
+            mismatched: (context.checked() && network.is_checkable()).then_some(served.tally.mismatched),
             fps: round(fps),
             elements_per_s: round(fps * f64::from(network.batch())),
             tops: tops_of(2.0 * network.blob.macs().model as f64 * completed as f64).map(round6),
@@ -527,6 +555,35 @@ fn host(cost: &Cost, machine: &Machine, completed: u64, simulated: bool) -> Host
         cache_misses_per_inference: machine.cache_misses.as_ref().ok().and_then(|&n| per(n as f64)),
         cache_misses_reason: reason(&machine.cache_misses),
     }
+}
+
+/// `None` where no stick was ever open.
+fn cache(sticks: &[StickRun]) -> Option<Cache> {
+    let mut cache = Cache {
+        hits: 0,
+        misses: 0,
+        hit_rate: None,
+        evictions: 0,
+        loads: 0,
+        graphs: 0,
+        used_bytes: 0,
+        memory_bytes: 0,
+    };
+    let mut known = false;
+    for stick in sticks {
+        let Some(sched) = &stick.stats.sched else { continue };
+        known = true;
+        cache.hits += stick.cache.0;
+        cache.misses += stick.cache.1;
+        cache.evictions += sched.cache.evictions;
+        cache.loads += sched.cache.loads;
+        cache.graphs += sched.cache.graphs;
+        cache.used_bytes += sched.cache.used_bytes;
+        cache.memory_bytes += sched.cache.memory_bytes;
+    }
+    let tried = cache.hits + cache.misses;
+    cache.hit_rate = (tried > 0).then(|| cache.hits as f64 / tried as f64);
+    known.then_some(cache)
 }
 
 fn pool(sticks: &[StickRun]) -> Pool {

@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use ncs2::Graph;
 use ncs2::runtime::{FleetConfig, LoadOptions, StickState};
 use ncs2::topology::{self, PinPolicy, Topology};
 use ncs2::transport::ReactorKind;
+use ncs2::{Graph, StickId};
 use ncs2_device::Engine;
 
 use super::levels::Setting;
@@ -13,8 +13,8 @@ use super::machine::Counters;
 use super::measure::{Measured, Times, Watchers, measure};
 use super::network::{self, Network};
 use super::report::{Config, Context, Pinned, Report};
-use crate::cli::{BenchArgs, Depth, Global, OrderingArg};
-use crate::failure::Result;
+use crate::cli::{BenchArgs, Depth, Global, OrderingArg, PolicyArg};
+use crate::failure::{Failure, Result};
 use crate::interrupt::Interrupt;
 use crate::metrics::{self, Server};
 use crate::open::{Opened, Simulation, Sticks};
@@ -59,12 +59,14 @@ pub struct Session<'a> {
     server: Option<Server>,
 }
 
-/// Depth where the user left it to the tool.
-pub fn depth_of(depth: Depth) -> u32 {
-    match depth {
-        Depth::Auto => LoadOptions::default().depth,
-        Depth::Fixed(depth) => depth,
-        Depth::Range(_, last) => last,
+impl Setting {
+    /// As the flags say; of a range its end.
+    pub fn of(args: &BenchArgs) -> Self {
+        let (depth, adaptive) = match args.depth {
+            Depth::Auto => (LoadOptions::MAX_DEPTH, true),
+            Depth::Fixed(depth) | Depth::Range(_, depth) => (depth, false),
+        };
+        Setting { depth, adaptive, graphs: args.graphs, ordering: args.ordering }
     }
 }
 
@@ -74,11 +76,16 @@ impl<'a> Session<'a> {
         let Command { global, args, output, .. } = command;
         let sticks = Sticks::find(global, Engine::Hash)?;
         // Before anything is opened: an address that is taken should cost nobody the time of a boot.
-        let listener = args
-            .metrics_listen
-            .map(|address| metrics::listen(address, args.metrics_public))
-            .transpose()?;
-        let config = FleetConfig { ordering: ordering.to_library(), retries: args.retries, ..FleetConfig::default() };
+        let listener =
+            args.metrics_listen.map(|address| metrics::listen(address, args.metrics_public)).transpose()?;
+        let config = FleetConfig {
+            ordering: ordering.to_library(),
+            retries: args.retries,
+            policy: args.policy.policy,
+            weights: weights(&args.policy, &sticks)?,
+            target_latency: args.target_latency.map(|ms| Duration::from_secs_f64(ms / 1e3)),
+            ..FleetConfig::default()
+        };
         // Threads inherit the CPUs and the counters of the one that starts them: the fleet's are started in `open`.
         let counters = Counters::open();
         let reactor = reactor_cpus(&args.pin.policy, &sticks);
@@ -127,13 +134,23 @@ impl<'a> Session<'a> {
     }
 
     /// Puts the networks on the sticks.
-    pub fn load(&self, networks: &[Network], depth: u32, graphs: u32) -> Result<Vec<Graph>> {
+    pub fn load(&self, networks: &[Network], setting: Setting) -> Result<Vec<Graph>> {
         networks
             .iter()
             .map(|network| {
                 let spinner = self.command.output.spinner(&format!("loading {}", network.blob.name()));
-                let options = LoadOptions { depth, instances: graphs, ..LoadOptions::default() };
-                let graph = self.opened.fleet.load(&network.blob, options)?;
+                let options = LoadOptions {
+                    depth: setting.depth,
+                    adaptive_depth: setting.adaptive,
+                    instances: setting.graphs,
+                    // Of all networks together 1: a mean weight of 1 is what other users of a fleet have.
+                    weight: network.share * networks.len() as f64,
+                    ..LoadOptions::default()
+                };
+                let graph = match network.larger.is_empty() {
+                    true => self.opened.fleet.load(&network.blob, options)?,
+                    false => self.opened.fleet.load_batched(&network.variants(), options)?,
+                };
                 spinner.finish_and_clear();
                 Ok(graph)
             })
@@ -156,7 +173,8 @@ impl<'a> Session<'a> {
         let places = ready.max(1) * (setting.depth * setting.graphs) as usize;
         let checked = self.simulation().is_some_and(|s| s.engine == Engine::Hash);
         let plans = network::plans(networks, graphs, places, args.rate, checked);
-        let watchers = Watchers { interrupt, output, timeline, counters: &self.counters };
+        let settle = setting.adaptive && args.rate.is_none();
+        let watchers = Watchers { interrupt, output, timeline, counters: &self.counters, settle };
         let measured = measure(&self.opened.fleet, plans, times, watchers)?;
         let input = networks.first().and_then(|n| n.inputs.first()).map(|i| i.source.clone());
         let context = Context {
@@ -166,11 +184,12 @@ impl<'a> Session<'a> {
             config: Config {
                 duration_s: times.duration.as_secs_f64(),
                 warmup_s: times.warmup.as_secs_f64(),
-                depth: setting.depth,
+                depth: if setting.adaptive { measured.depth_in_force().max(1) } else { setting.depth },
+                depth_mode: if setting.adaptive { "auto" } else { "fixed" },
                 graphs: setting.graphs,
                 batch: networks.first().map_or(1, Network::batch),
-                // What the fleet does until it has a scheduler.
-                policy: "round-robin".to_owned(),
+                batch_variants: networks.first().map(Network::batches).unwrap_or_default(),
+                policy: args.policy.describe(),
                 ordering: self.ordering.as_str(),
                 rate_fps: args.rate,
                 target_latency_ms: args.target_latency,
@@ -189,7 +208,7 @@ impl<'a> Session<'a> {
 
     /// Loads and measures.
     pub fn run(&self, networks: &[Network], setting: Setting, times: Times) -> Result<Run> {
-        let graphs = self.load(networks, setting.depth, setting.graphs)?;
+        let graphs = self.load(networks, setting)?;
         self.measure(networks, graphs, setting, times, None)
     }
 
@@ -211,8 +230,16 @@ fn reactor_cpus(policy: &PinPolicy, sticks: &Sticks) -> Vec<usize> {
     Topology::detect().place(policy, &near).reactor
 }
 
-/// A shorter look, for choosing between settings.
-pub fn trial(times: Times) -> Times {
-    let shortest = Duration::from_millis(300);
-    Times { duration: (times.duration / 5).clamp(shortest.min(times.duration), Duration::from_secs(3)), ..times }
+/// The weights of a policy, for sticks that are there.
+fn weights(policy: &PolicyArg, sticks: &Sticks) -> Result<Vec<(StickId, f64)>> {
+    let known: Vec<&StickId> = sticks.ids().collect();
+    let weight = |(name, weight): &(String, f64)| match known.iter().find(|id| id.as_str() == name) {
+        Some(id) => Ok(((*id).clone(), *weight)),
+        None => {
+            let names: Vec<&str> = known.iter().map(|id| id.as_str()).collect();
+            let message = format!("--policy: expected one of {}, found {name}", names.join(", "));
+            Err(Failure::usage(message, "name the sticks as `ncs2ctl list` does"))
+        }
+    };
+    policy.weights.iter().map(weight).collect()
 }

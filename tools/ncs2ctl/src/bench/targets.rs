@@ -80,7 +80,10 @@ pub fn read<'a>(path: &Path, networks: impl Iterator<Item = &'a str>) -> Result<
         };
         let entries = budget.entries();
         if entries.is_empty() {
-            return Err(bad(format!("expected a budget for {network}, found none"), "give fps, for one".into()));
+            return Err(bad(
+                format!("expected a budget for {network}, found none"),
+                "give fps, for one".into(),
+            ));
         }
         if let Some((name, ..)) = entries.iter().find(|(_, value, _)| !(value.is_finite() && *value > 0.0)) {
             return Err(bad(format!("expected {name} of {network} above 0"), "mend the number".into()));
@@ -152,7 +155,8 @@ fn figure_of(figure: &str, model: &ModelReport, report: &Report) -> Option<f64> 
 
 /// As people read it.
 pub fn table(output: &Output, outcomes: &[Outcome]) -> String {
-    let mut table = output.table(&["network", "budget", "", "measured", "kept"], &["network", "budget", "kept"]);
+    let mut table =
+        output.table(&["network", "budget", "", "measured", "kept"], &["network", "budget", "kept"]);
     let figure = |x: f64| format!("{}", (x * 1e3).round() / 1e3);
     for o in outcomes {
         table.add_row([
@@ -181,8 +185,14 @@ mod tests {
     fn budgets_are_read_or_refused() {
         let targets = read_text("[networks.a]\nfps = 10\np99_ms = 3.5\n", &["a"]).expect("well formed");
         assert_eq!(targets.networks["a"].entries(), [("fps", 10.0, true), ("p99_ms", 3.5, false)]);
-        for bad in ["", "[networks.a]\n", "[networks.a]\nfps = 0\n", "[networks.a]\nspeed = 1\n", "x", "[networks.b]\nfps=1"]
-        {
+        for bad in [
+            "",
+            "[networks.a]\n",
+            "[networks.a]\nfps = 0\n",
+            "[networks.a]\nspeed = 1\n",
+            "x",
+            "[networks.b]\nfps=1",
+        ] {
             assert!(read_text(bad, &["a"]).is_err(), "{bad}");
         }
     }

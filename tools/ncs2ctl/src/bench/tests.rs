@@ -56,6 +56,7 @@ fn stick(n: usize, speed_mbps: u32) -> StickRun {
         failed: 0,
         resets: 0,
         pool: (300, 100),
+        cache: (400, 0),
         heat: Some(Heat { min: 40.0, max: 42.0, sum: 123.0, count: 3 }),
         throttle_level_max: Some(0),
     }
@@ -84,6 +85,7 @@ fn measured(speed_mbps: u32) -> Measured {
         error: None,
         fleet_completed: 1904,
         retried: 5,
+        retries_refused: 0,
         windows: vec![180.0, 181.0, 179.0],
         window: Duration::from_secs(1),
         cost: Cost { cpu: Duration::from_millis(180), threads: 9, switches: 3600, ..Cost::default() },
@@ -103,8 +105,10 @@ fn report(measured: &Measured, simulation: Option<&Simulation>, paced: Option<bo
         duration_s: 10.0,
         warmup_s: 1.0,
         depth: 4,
+        depth_mode: "fixed",
         graphs: 1,
         batch: 1,
+        batch_variants: vec![1],
         policy: "round-robin".into(),
         ordering: "vendor",
         rate_fps: None,
@@ -115,8 +119,7 @@ fn report(measured: &Measured, simulation: Option<&Simulation>, paced: Option<bo
         sticks: 2,
     };
     let (target_tops, reactor, zero_copy) = (Some(0.5), "io_uring", Some("in-process"));
-    let context =
-        Context { networks: &networks, simulation, paced, config, target_tops, reactor, zero_copy };
+    let context = Context { networks: &networks, simulation, paced, config, target_tops, reactor, zero_copy };
     Report::new(&context, measured)
 }
 
@@ -145,7 +148,10 @@ fn figures_follow_from_the_counts() {
     assert_eq!((&d["host"]["throttled"], &d["host"]["usb_interrupts"]), (&json!(false), &Value::Null));
     assert_eq!(d["host"]["usb_interrupts_reason"], "not measured");
     assert_eq!(d["io"]["zero_copy"], "in-process");
-    assert_eq!((&d["models"][0]["completed"], &d["models"][0]["share_completed"]), (&json!(1800), &json!(1.0)));
+    assert_eq!(
+        (&d["models"][0]["completed"], &d["models"][0]["share_completed"]),
+        (&json!(1800), &json!(1.0))
+    );
     assert_eq!(d["models"][0]["tops"], d["tops"]);
     // Two sticks, busy 99 % of the time, at 1.66 to 2.21 W; 180 inferences a second.
     assert_eq!(d["energy"]["estimated"], true);
@@ -257,8 +263,13 @@ fn an_answer_that_is_not_the_reference_is_counted() {
         ([first.clone(), first.clone()], 0.5),
     ] {
         let graph = opened.fleet.load(&blob, LoadOptions::default()).expect("it fits");
-        let plan =
-            Plan { inputs: inputs.clone(), references: Some(references.to_vec()), in_flight: 3, rate: None };
+        let plan = Plan {
+            inputs: inputs.clone(),
+            references: Some(references.to_vec()),
+            in_flight: 3,
+            batch: 1,
+            rate: None,
+        };
         let load = Load::start(vec![(graph, plan)], None).expect("threads");
         load.set_measuring(true);
         while load.completed() < 100 {

@@ -33,13 +33,14 @@ pub fn report(output: &Output, report: &Report, simulation: Option<&Simulation>)
     );
     let config = &report.config;
     let mut settings = format!(
-        "{} after {} warm-up, depth {}, {} graph{} a stick, batch {}, {}, {} order, input {}",
+        "{} after {} warm-up, depth {}{}, {} graph{} a stick, batch {}, {}, {} order, input {}",
         seconds(report.seconds),
         seconds(config.warmup_s),
         config.depth,
+        if config.depth_mode == "auto" { " (found)" } else { "" },
         config.graphs,
         if config.graphs == 1 { "" } else { "s" },
-        config.batch,
+        config.batch_variants.iter().map(u32::to_string).collect::<Vec<_>>().join(" or "),
         config.policy,
         config.ordering,
         crate::failure::one_line(&config.input),
@@ -53,7 +54,10 @@ pub fn report(output: &Output, report: &Report, simulation: Option<&Simulation>)
     if config.pin.policy != "none" {
         settings.push_str(&match &*config.pin.reactor {
             [] => ", threads not pinned (two cores or fewer)".to_owned(),
-            cpus => format!(", threads on CPU {}", cpus.iter().map(usize::to_string).collect::<Vec<_>>().join(",")),
+            cpus => format!(
+                ", threads on CPU {}",
+                cpus.iter().map(usize::to_string).collect::<Vec<_>>().join(",")
+            ),
         });
     }
     line("settings", settings);
@@ -216,13 +220,18 @@ fn io(report: &Report) -> String {
     if let Some(rate) = report.pool.hit_rate {
         text.push_str(&format!(", {:.1} % of buffers reused", 100.0 * rate));
     }
+    if let Some(rate) = report.cache.as_ref().and_then(|c| c.hit_rate) {
+        text.push_str(&format!(", {:.1} % found their graph on the stick", 100.0 * rate));
+    }
     text
 }
 
 fn models(output: &Output, report: &Report) -> String {
-    let headings = ["network", "batch", "share", "answers", "time", "fps", "TOPS", "done", "failed", "p50", "p99"];
+    let headings =
+        ["network", "batch", "share", "answers", "time", "fps", "TOPS", "done", "failed", "p50", "p99"];
     let mut table = output.table(&headings, &["network"]);
-    let percent = |share: Option<f64>| share.map_or_else(|| "-".to_owned(), |s| format!("{:.1} %", 100.0 * s));
+    let percent =
+        |share: Option<f64>| share.map_or_else(|| "-".to_owned(), |s| format!("{:.1} %", 100.0 * s));
     for m in &report.models {
         table.add_row([
             m.name.clone(),

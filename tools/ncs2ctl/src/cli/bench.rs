@@ -262,9 +262,18 @@ mod tests {
         assert_eq!(read.policy, Policy::Weighted);
         assert_eq!(read.weights, [("sim0".to_owned(), 2.0), ("1-2.3".to_owned(), 0.5)]);
         assert_eq!(read.describe(), "weighted=sim0:2,1-2.3:0.5");
-        for bad in ["weighted", "weighted=", "weighted=sim0", "weighted=sim0:0", "weighted=sim0:-1", "weighted=:1",
-            "weighted=a:1,a:2", "fastest=a:1", "hottest", ""]
-        {
+        for bad in [
+            "weighted",
+            "weighted=",
+            "weighted=sim0",
+            "weighted=sim0:0",
+            "weighted=sim0:-1",
+            "weighted=:1",
+            "weighted=a:1,a:2",
+            "fastest=a:1",
+            "hottest",
+            "",
+        ] {
             assert!(bad.parse::<PolicyArg>().is_err(), "{bad}");
         }
     }

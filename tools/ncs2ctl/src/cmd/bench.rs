@@ -1,6 +1,7 @@
 //! `ncs2ctl bench`
 
 use std::fs;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::Serialize;
@@ -11,7 +12,7 @@ use crate::bench::levels::{self, Level, Setting};
 use crate::bench::measure::Times;
 use crate::bench::network::{self, Network, Source};
 use crate::bench::report::Report;
-use crate::bench::session::{Command, Run, Session, depth_of, trial};
+use crate::bench::session::{Command, Run, Session};
 use crate::bench::soak::{self, Soak, Stretch};
 use crate::bench::sweep::{self, Point, Sweep};
 use crate::bench::targets::{self, Targets};
@@ -71,6 +72,7 @@ pub fn bench(global: &Global, output: &Output, args: &BenchArgs) -> Result<Outco
         args.compare.as_deref().map(|path| Ok::<_, Failure>((path, compare::read(path)?))).transpose()?;
     let networks = match args.batch {
         Some(Batch::Fixed(batch)) => vec![one_variant(args, batch)?],
+        Some(Batch::Auto) => vec![all_variants(args)?],
         _ => network::open(args)?,
     };
     let targets = args
@@ -82,8 +84,8 @@ pub fn bench(global: &Global, output: &Output, args: &BenchArgs) -> Result<Outco
     let command = Command { global, args, output, interrupt: &interrupt };
     let done = if args.levels {
         run_levels(command, &networks)?
-    } else if !args.batch_sizes.is_empty() || args.batch == Some(Batch::Auto) {
-        run_batches(command, networks)?
+    } else if !args.batch_sizes.is_empty() {
+        run_batches(command, &networks)?
     } else if args.soak {
         run_soak(command, &networks)?
     } else {
@@ -97,7 +99,6 @@ fn refuse_what_does_not_go_together(args: &BenchArgs) -> Result {
         (args.soak, "--soak"),
         (args.levels, "--levels"),
         (!args.batch_sizes.is_empty(), "--batch-sizes"),
-        (args.batch == Some(Batch::Auto), "--batch auto"),
         (args.trace_out.is_some(), "--trace-out"),
     ];
     let is_range = matches!(args.depth, Depth::Range(from, to) if from < to);
@@ -114,15 +115,30 @@ fn refuse_what_does_not_go_together(args: &BenchArgs) -> Result {
             "name one; its variants are looked for beside it",
         ));
     }
-    if args.batch == Some(Batch::Auto) && (args.levels || args.soak) {
-        return Err(Failure::usage("--batch auto: expected neither --levels nor --soak", "name the batch"));
+    if args.target_latency.is_some() && args.depth != Depth::Auto {
+        return Err(Failure::usage(
+            "--target-latency: expected --depth auto beside it, found a depth",
+            "leave --depth out: the fleet finds the depth that keeps the latency",
+        ));
     }
     Ok(())
 }
 
 fn one_variant(args: &BenchArgs, batch: u32) -> Result<Network> {
-    let path = args.blobs.first().ok_or_else(|| Failure::usage("expected a blob, found none", "name one"))?;
-    Network::new(network::variant(path, batch)?, &Source::of(args), 1.0)
+    Network::new(network::variant(only(args)?, batch)?, &Source::of(args), 1.0)
+}
+
+fn all_variants(args: &BenchArgs) -> Result<Network> {
+    let mut blobs = network::variants(only(args)?)?;
+    let smallest = blobs.remove(0);
+    let mut network = Network::new(smallest, &Source::of(args), 1.0)?;
+    network.larger = blobs;
+    Ok(network)
+}
+
+fn only(args: &BenchArgs) -> Result<&Path> {
+    let first = args.blobs.first().map(PathBuf::as_path);
+    first.ok_or_else(|| Failure::usage("expected a blob, found none", "name one"))
 }
 
 fn times(args: &BenchArgs) -> Times {
@@ -132,16 +148,16 @@ fn times(args: &BenchArgs) -> Times {
 /// Every depth; the knee's run, and the table when there are several.
 fn run_sweep(command: Command<'_>, networks: &[Network]) -> Result<Done> {
     let args = command.args;
-    let depths = match args.depth {
-        Depth::Range(from, to) => (from..=to).collect(),
-        depth => vec![depth_of(depth)],
+    let asked = Setting::of(args);
+    let settings: Vec<Setting> = match args.depth {
+        Depth::Range(from, to) => (from..=to).map(|depth| Setting { depth, ..asked }).collect(),
+        _ => vec![asked],
     };
     let session = Session::open(command, args.ordering)?;
     let timeline = session.timeline()?;
-    let mut runs: Vec<Run> = Vec::with_capacity(depths.len());
-    for &depth in &depths {
-        let setting = Setting { depth, graphs: args.graphs, ordering: args.ordering };
-        let graphs = session.load(networks, depth, args.graphs)?;
+    let mut runs: Vec<Run> = Vec::with_capacity(settings.len());
+    for &setting in &settings {
+        let graphs = session.load(networks, setting)?;
         runs.push(session.measure(networks, graphs, setting, times(args), timeline.as_ref())?);
         if runs.last().is_some_and(Run::is_over) {
             break;
@@ -151,7 +167,7 @@ fn run_sweep(command: Command<'_>, networks: &[Network]) -> Result<Done> {
     let wrong = points.iter().map(Point::wrong).sum();
     let speeds: Vec<f64> = points.iter().map(|p| p.fps).collect();
     let at = sweep::knee(&speeds).unwrap_or(0);
-    let table = (depths.len() > 1).then(|| Sweep { knee_depth: points[at].depth, points });
+    let table = (settings.len() > 1).then(|| Sweep { knee_depth: points[at].depth, points });
     let run = runs.swap_remove(at);
     if let Some(timeline) = timeline {
         session.finish_timeline(timeline, networks, &run)?;
@@ -163,8 +179,8 @@ fn run_sweep(command: Command<'_>, networks: &[Network]) -> Result<Done> {
 fn run_soak(command: Command<'_>, networks: &[Network]) -> Result<Done> {
     let args = command.args;
     let session = Session::open(command, args.ordering)?;
-    let setting = Setting { depth: depth_of(args.depth), graphs: args.graphs, ordering: args.ordering };
-    let graphs = session.load(networks, setting.depth, setting.graphs)?;
+    let setting = Setting::of(args);
+    let graphs = session.load(networks, setting)?;
     let (mut stretches, mut wrong) = (Vec::new(), Vec::new());
     loop {
         let warmup = if stretches.is_empty() { args.warmup } else { Duration::ZERO };
@@ -188,11 +204,8 @@ fn run_soak(command: Command<'_>, networks: &[Network]) -> Result<Done> {
 /// before would not be the same stick.
 fn run_levels(command: Command<'_>, networks: &[Network]) -> Result<Done> {
     let args = command.args;
-    let best = Setting {
-        depth: depth_of(args.depth),
-        graphs: if args.graphs > 1 { args.graphs } else { LEVELS_GRAPHS },
-        ordering: OrderingArg::Pipelined,
-    };
+    let graphs = if args.graphs > 1 { args.graphs } else { LEVELS_GRAPHS };
+    let best = Setting { graphs, ordering: OrderingArg::Pipelined, ..Setting::of(args) };
     let (mut rows, mut last, mut baseline) = (Vec::new(), None, 0.0);
     for (name, setting) in levels::levels(best) {
         let session = Session::open(command, setting.ordering)?;
@@ -214,55 +227,32 @@ fn run_levels(command: Command<'_>, networks: &[Network]) -> Result<Done> {
     Ok(Done { levels: Some(rows), wrong, ..done })
 }
 
-/// Every variant; the best one's run. With `--batch auto` short looks decide, and the best one is measured in full.
-fn run_batches(command: Command<'_>, networks: Vec<Network>) -> Result<Done> {
+/// Every variant; the best one's run.
+fn run_batches(command: Command<'_>, networks: &[Network]) -> Result<Done> {
     let args = command.args;
-    let flag = if args.batch_sizes.is_empty() { "--batch auto" } else { "--batch-sizes" };
-    let path = match network::single(&networks, flag) {
-        Ok(_) => &args.blobs[0],
-        Err(failure) => return Err(failure),
-    };
-    let blobs = if args.batch_sizes.is_empty() {
-        network::variants(path)?
-    } else {
-        let mut sizes = args.batch_sizes.clone();
-        sizes.sort_unstable();
-        sizes.dedup();
-        sizes.iter().map(|&n| network::variant(path, n)).collect::<Result<_>>()?
-    };
+    network::single(networks, "--batch-sizes")?;
+    let mut sizes = args.batch_sizes.clone();
+    sizes.sort_unstable();
+    sizes.dedup();
     let source = Source::of(args);
-    let variants = blobs
-        .into_iter()
-        .map(|blob| Ok(vec![Network::new(blob, &source, 1.0)?]))
-        .collect::<Result<Vec<Vec<Network>>>>()?;
+    let variants = sizes
+        .iter()
+        .map(|&n| Ok([Network::new(network::variant(only(args)?, n)?, &source, 1.0)?]))
+        .collect::<Result<Vec<[Network; 1]>>>()?;
     let session = Session::open(command, args.ordering)?;
-    let setting = Setting { depth: depth_of(args.depth), graphs: args.graphs, ordering: args.ordering };
-    let looks = args.batch_sizes.is_empty();
-    let each = if looks { trial(times(args)) } else { times(args) };
     let mut runs: Vec<Run> = Vec::with_capacity(variants.len());
     for variant in &variants {
-        runs.push(session.run(variant, setting, each)?);
+        runs.push(session.run(variant, Setting::of(args), times(args))?);
         if runs.last().is_some_and(Run::is_over) {
             break;
         }
     }
     let points: Vec<Point> = runs.iter().map(|run| Point::of(&run.report)).collect();
-    let mut wrong: u64 = points.iter().map(Point::wrong).sum();
+    let wrong = points.iter().map(Point::wrong).sum();
     let speeds: Vec<f64> = points.iter().map(|p| p.elements_per_s).collect();
     let at = batches::best(&speeds).unwrap_or(0);
-    let over = runs.last().is_some_and(Run::is_over);
-    let mut run = runs.swap_remove(at);
-    if looks && !over {
-        let timeline = session.timeline()?;
-        let graphs = session.load(&variants[at], setting.depth, setting.graphs)?;
-        run = session.measure(&variants[at], graphs, setting, times(args), timeline.as_ref())?;
-        wrong += Point::of(&run.report).wrong();
-        if let Some(timeline) = timeline {
-            session.finish_timeline(timeline, &variants[at], &run)?;
-        }
-    }
     let batches = Batches { best_batch: points[at].batch, points };
-    Ok(Done { batches: Some(batches), wrong, ..Done::of(run, session) })
+    Ok(Done { batches: Some(batches), wrong, ..Done::of(runs.swap_remove(at), session) })
 }
 
 /// Says what came out.
@@ -270,7 +260,7 @@ fn finish(
     command: Command<'_>,
     done: Done,
     targets: Option<&Targets>,
-    saved: Option<(&std::path::Path, serde_json::Value)>,
+    saved: Option<(&Path, serde_json::Value)>,
 ) -> Result<Outcome> {
     let Command { args, output, .. } = command;
     let Done { run: Run { mut measured, mut report }, simulation, .. } = done;

@@ -141,10 +141,13 @@ pub fn trace(output: &Output, args: &TraceArgs) -> Result<Outcome> {
 
 fn body(args: &TraceArgs, summary: Summary) -> Body {
     let name = |pid: u64| {
-        summary.processes.get(&pid).map_or_else(|| pid.to_string(), |name| {
-            // The mark of virtual sticks is for those who look at the picture; here it has its own field.
-            one_line(name.strip_suffix(" (simulated)").unwrap_or(name))
-        })
+        summary.processes.get(&pid).map_or_else(
+            || pid.to_string(),
+            |name| {
+                // The mark of virtual sticks is for those who look at the picture; here it has its own field.
+                one_line(name.strip_suffix(" (simulated)").unwrap_or(name))
+            },
+        )
     };
     let all: f64 = summary.stages.values().map(|s| s.total_us).sum();
     let mut stages: Vec<StageBody> = summary
@@ -161,9 +164,7 @@ fn body(args: &TraceArgs, summary: Summary) -> Body {
         })
         .collect();
     // In the order of an inference; what another program named comes after.
-    stages.sort_by_key(|s| {
-        StageTimes::NAMES.iter().position(|n| *n == s.stage).unwrap_or(StageTimes::COUNT)
-    });
+    stages.sort_by_key(|s| StageTimes::NAMES.iter().position(|n| *n == s.stage).unwrap_or(StageTimes::COUNT));
     Body {
         file: args.file.display().to_string(),
         simulated: summary.about["simulated"].as_bool(),
@@ -241,7 +242,8 @@ fn text(output: &Output, body: &Body) -> String {
     text.push_str(&output.lines(&table));
     if !body.slowest.is_empty() {
         text.push('\n');
-        let mut table = output.table(&["slowest", "stick", "inference", "begins at", "took"], &["slowest", "stick"]);
+        let mut table =
+            output.table(&["slowest", "stick", "inference", "begins at", "took"], &["slowest", "stick"]);
         for s in &body.slowest {
             table.add_row([
                 s.stage.clone(),

@@ -21,7 +21,9 @@ const MAX_HEAD_BYTES: usize = 8 << 10;
 pub fn listen(address: SocketAddr, public: bool) -> Result<TcpListener> {
     if !address.ip().is_loopback() && !public {
         return Err(Failure::usage(
-            format!("--metrics-listen {address}: expected an address of this computer alone, such as 127.0.0.1"),
+            format!(
+                "--metrics-listen {address}: expected an address of this computer alone, such as 127.0.0.1"
+            ),
             "add --metrics-public to let other computers read the metrics",
         ));
     }
@@ -58,7 +60,11 @@ impl Server {
     /// Serves the fleet's figures.
     pub fn start(listener: TcpListener, fleet: Fleet) -> Result<Self> {
         let failed = |e: io::Error| {
-            Failure::new(ErrorKind::OutOfMemory, format!("metrics: {e}"), "raise the limits of files and threads")
+            Failure::new(
+                ErrorKind::OutOfMemory,
+                format!("metrics: {e}"),
+                "raise the limits of files and threads",
+            )
         };
         let address = listener.local_addr().map_err(failed)?;
         let stop = Arc::new(AtomicBool::new(false));
@@ -91,7 +97,11 @@ impl Drop for Server {
         // Wakes the thread, which looks at the flag. Where even that fails it ends with the process.
         let mut own = self.address;
         if own.ip().is_unspecified() {
-            own.set_ip(if own.is_ipv4() { [127, 0, 0, 1].into() } else { std::net::Ipv6Addr::LOCALHOST.into() });
+            own.set_ip(if own.is_ipv4() {
+                [127, 0, 0, 1].into()
+            } else {
+                std::net::Ipv6Addr::LOCALHOST.into()
+            });
         }
         if TcpStream::connect_timeout(&own, PATIENCE).is_ok()
             && let Some(thread) = self.thread.take()

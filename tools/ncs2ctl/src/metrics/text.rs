@@ -126,7 +126,15 @@ fn render(stats: &FleetStats, fps: &[f64]) -> String {
     t.fleet("submitted_total", "counter", "Requests submitted.", &all, stats.submitted as f64);
     t.fleet("completed_total", "counter", "Requests answered.", &all, stats.completed as f64);
     t.fleet("failed_total", "counter", "Requests that ended in an error.", &all, stats.failed as f64);
-    t.fleet("retried_total", "counter", "Jobs moved to another stick.", &all, stats.retried as f64);
+    t.fleet("retried_total", "counter", "Attempts after a failed one.", &all, stats.retried as f64);
+    t.fleet(
+        "retries_refused_total",
+        "counter",
+        "Attempts that the retry budget refused.",
+        &all,
+        stats.retries_refused as f64,
+    );
+    t.fleet("fallback_total", "counter", "Requests that no stick answered.", &all, stats.fallback as f64);
     t.fleet("queued", "gauge", "Requests that wait for a stick.", &all, stats.queued as f64);
 
     t.sticks("stick_ready", "gauge", "1 while the stick takes jobs.", stats, |s| {
@@ -170,11 +178,34 @@ fn render(stats: &FleetStats, fps: &[f64]) -> String {
         Some(s.host_pool.misses as f64)
     });
 
+    t.sticks("stick_resting", "gauge", "1 while the stick rests because of heat.", stats, |s| {
+        s.sched.as_ref().map(|s| f64::from(u8::from(s.resting)))
+    });
+    t.sticks("stick_depth", "gauge", "Inferences to keep in flight, most of its graphs.", stats, |s| {
+        s.sched.as_ref()?.graphs.iter().map(|g| f64::from(g.depth)).reduce(f64::max)
+    });
+    t.sticks("cache_hits_total", "counter", "Requests that found their graph on the stick.", stats, |s| {
+        s.sched.as_ref().map(|s| s.cache.hits as f64)
+    });
+    t.sticks("cache_misses_total", "counter", "Requests that had to load their graph.", stats, |s| {
+        s.sched.as_ref().map(|s| s.cache.misses as f64)
+    });
+    t.sticks("cache_evictions_total", "counter", "Graphs thrown out to make room.", stats, |s| {
+        s.sched.as_ref().map(|s| s.cache.evictions as f64)
+    });
+    t.sticks("cache_used_bytes", "gauge", "What the graphs on the stick take.", stats, |s| {
+        s.sched.as_ref().map(|s| s.cache.used_bytes as f64)
+    });
+
     t.head("latency_seconds", "histogram", "From submission to answer.");
     for stick in &stats.sticks {
         t.histogram("latency_seconds", &labels(stick), &stick.latency);
     }
-    t.head("stage_seconds", "histogram", "The six stages of a request; execute is an estimate on real sticks.");
+    t.head(
+        "stage_seconds",
+        "histogram",
+        "The six stages of a request; execute is an estimate on real sticks.",
+    );
     for (name, times) in StageTimes::NAMES.iter().zip(&stats.stages) {
         t.histogram("stage_seconds", &format!("stage=\"{name}\",{all}"), times);
     }

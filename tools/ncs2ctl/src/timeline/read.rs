@@ -319,8 +319,14 @@ mod tests {
 
     #[test]
     fn what_is_no_trace_is_refused() {
-        for bad in ["", "{}", "[]", "{\"traceEvents\":3}", "{\"traceEvents\":[{\"ph\":\"X\",\"dur\":-1}]}", "{\"traceEvents\":[]} x"]
-        {
+        for bad in [
+            "",
+            "{}",
+            "[]",
+            "{\"traceEvents\":3}",
+            "{\"traceEvents\":[{\"ph\":\"X\",\"dur\":-1}]}",
+            "{\"traceEvents\":[]} x",
+        ] {
             assert!(read(bad.as_bytes(), &filter()).is_err(), "{bad}");
         }
     }

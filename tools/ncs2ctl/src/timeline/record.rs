@@ -137,12 +137,8 @@ impl Timeline {
         let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
         let file = tempfile::tempfile_in(folder).map_err(|e| Failure::file(path, "write", &e))?;
         let spill = Spill { file, error: None, marks: Vec::new(), marks_left_out: 0 };
-        let shared = Shared {
-            epoch: Instant::now(),
-            sticks,
-            requests: AtomicU64::new(0),
-            spill: Mutex::new(spill),
-        };
+        let shared =
+            Shared { epoch: Instant::now(), sticks, requests: AtomicU64::new(0), spill: Mutex::new(spill) };
         Ok(Timeline { path: path.to_owned(), shared: Arc::new(shared) })
     }
 

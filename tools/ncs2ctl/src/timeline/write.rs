@@ -82,9 +82,7 @@ pub(super) fn write(
         "marks_left_out": marks_left_out,
     });
     write!(out, "{{\"displayTimeUnit\":\"ms\",\n\"otherData\":{other},\n\"traceEvents\":[\n")?;
-    let process = |pid: usize, name: String| {
-        json!({"ph": "M", "name": "process_name", "pid": pid, "args": {"name": one_line(&name)}})
-    };
+    let process = |pid: usize, name: String| json!({"ph": "M", "name": "process_name", "pid": pid, "args": {"name": one_line(&name)}});
     write!(out, "{}", process(0, "ncs2ctl".into()))?;
     let simulated = if about.profile.is_some() { " (simulated)" } else { "" };
     for (at, stick) in sticks.iter().enumerate() {
@@ -164,9 +162,9 @@ impl<W: Write> Writer<'_, W> {
                     self.out.write_all(event.as_bytes())?;
                 }
                 match level {
-                    Some(level) => self
-                        .out
-                        .write_all(counter("throttle level", "level", level.to_string()).as_bytes()),
+                    Some(level) => {
+                        self.out.write_all(counter("throttle level", "level", level.to_string()).as_bytes())
+                    }
                     None => Ok(()),
                 }
             }
