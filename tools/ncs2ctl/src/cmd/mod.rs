@@ -16,4 +16,5 @@ pub mod setup;
 pub mod sim;
 pub mod thermal;
 pub mod top;
+pub mod trace;
 pub mod udev;

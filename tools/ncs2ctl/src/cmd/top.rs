@@ -118,8 +118,8 @@ impl Work {
         let graph = opened.fleet.load(blob, options)?;
         spinner.finish_and_clear();
         let inputs = input::random(blob.graph(), 0, INPUTS);
-        let plan = Plan { inputs, references: None, in_flight, rate: None };
-        let load = Load::start(graph.clone(), plan).map_err(|e| {
+        let plan = Plan { inputs, references: None, in_flight, batch: 1, rate: None };
+        let load = Load::start(vec![(graph.clone(), plan)], None).map_err(|e| {
             Failure::new(
                 ErrorKind::OutOfMemory,
                 format!("the load's threads: {e}"),
@@ -132,8 +132,8 @@ impl Work {
     /// Waits for what is in flight; an error when no stick took the work any more.
     fn finish(self) -> Result {
         let alive = self.load.is_alive();
-        let (tally, _) = self.load.finish();
-        match tally.error {
+        let first = self.load.finish().into_iter().find_map(|served| served.tally.error);
+        match first {
             Some(error) if !alive => Err(error.into()),
             _ => Ok(()),
         }
