@@ -24,6 +24,8 @@ pub enum Outcome {
     Ok,
     /// Exit 1.
     Negative,
+    /// Exit 2; the document says why, for each stick.
+    Failed,
 }
 
 /// Short for results of commands.
@@ -96,6 +98,14 @@ impl Failure {
                 "check the disk and the path".into(),
                 exit::FAILURE,
             ),
+        }
+    }
+
+    /// What is to be shown; `None` where nobody reads any more.
+    pub fn into_report(self) -> Option<Report> {
+        match self {
+            Failure::BrokenPipe => None,
+            Failure::Report(report) => Some(*report),
         }
     }
 
