@@ -26,7 +26,7 @@ use super::usbfs::UsbfsPort;
 use crate::clock::{Clock, Instant, Monotonic};
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::StickId;
-use crate::transport::{Connection, MemoryKind, Port, TransportInfo};
+use crate::transport::{Connection, Port, TransportInfo};
 use crate::wire::{self, DdrType, FirmwarePatches, WireVersion};
 
 /// Tries before a boot is given up, with a port reset between.
@@ -308,14 +308,16 @@ fn open(id: &StickId, found: &Found) -> Result<BulkTransport<UsbfsPort>> {
             Err(e) => return Err(e.on(id)),
         }
     };
+    let memory = port.map_memory().map_err(|e| e.on(id))?;
+    tracing::debug!(stick = %id, memory = ?memory, "opened");
     let speed_mbps = port.speed_mbps();
     let info = TransportInfo {
         max_packet_bytes: if speed_mbps >= 5000 { 1024 } else { 512 },
         speed_mbps,
-        memory: MemoryKind::Copied,
+        memory: memory.report().kind,
         simulated: false,
     };
-    Ok(BulkTransport::new(port, info))
+    Ok(BulkTransport::new(port, info).with_memory(memory))
 }
 
 /// Waits for things to happen on one port.
