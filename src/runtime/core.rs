@@ -23,6 +23,7 @@ use crate::id::StickId;
 use crate::pipeline::{GraphId, GraphSpec, Load};
 use crate::pool::Pool;
 use crate::stats::{Latency, StageTimes};
+use crate::transport::MemoryReport;
 use crate::wire::Capabilities;
 
 pub(super) struct Shared {
@@ -100,6 +101,7 @@ pub(super) struct StickEntry {
     pub(super) exited: bool,
     pub(super) capabilities: Option<Capabilities>,
     pub(super) speed_mbps: u32,
+    pub(super) memory: Option<MemoryReport>,
     pub(super) used_memory_bytes: Option<u32>,
     pub(super) temperature_c: Option<f32>,
     pub(super) throttle_level: Option<u8>,
@@ -152,6 +154,7 @@ impl Core {
             exited: false,
             capabilities: None,
             speed_mbps: 0,
+            memory: None,
             used_memory_bytes: None,
             temperature_c: None,
             throttle_level: None,

@@ -208,6 +208,7 @@ impl Fleet {
                 failure: entry.cause.as_ref().map(|c| c.detail.clone()),
                 capabilities: entry.capabilities,
                 speed_mbps: entry.speed_mbps,
+                memory: entry.memory.clone(),
                 used_memory_bytes: entry.used_memory_bytes,
                 temperature_c: entry.temperature_c,
                 throttle_level: entry.throttle_level,

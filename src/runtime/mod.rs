@@ -29,6 +29,7 @@ pub use ticket::{Output, Ticket};
 use crate::id::StickId;
 use crate::pool::PoolStats;
 use crate::stats::Latency;
+use crate::transport::MemoryReport;
 use crate::wire::Capabilities;
 
 /// State of one stick of the fleet.
@@ -79,6 +80,8 @@ pub struct StickStats {
     pub resets: u32,
     /// Caller's latency of its inferences.
     pub latency: Latency,
+    /// How host buffers reach it on USB; `None` for a virtual stick, and before it was opened.
+    pub memory: Option<MemoryReport>,
     /// Host memory for its inputs and outputs.
     pub host_pool: PoolStats,
 }

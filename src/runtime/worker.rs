@@ -13,9 +13,10 @@ use crate::blob::Blob;
 use crate::clock::{Clock, Instant};
 use crate::error::{Error, ErrorKind, Result};
 use crate::pipeline::{Done, Event, Failure, GraphId, GraphSpec, Pipeline, PipelineConfig, Reason};
+use crate::pool::{Source, Use};
 use crate::stats::StageTimes;
 use crate::stick::{StickConfig, StickError};
-use crate::transport::{Connection, Interest, Port, Reactor, Token, Transport};
+use crate::transport::{Connection, Direction, Interest, Port, Reactor, Token, Transport};
 use crate::wire::{Capabilities, ThermalStats};
 
 const TELEMETRY_PERIOD: Duration = Duration::from_secs(1);
@@ -134,6 +135,14 @@ impl Worker {
             wanted: JobTag::is_wanted,
         };
         let now = shared.clock.now();
+        me.pool.set_source(transport.memory().map(|memory| {
+            let memory = memory.clone();
+            let source: Source = Box::new(move |len, purpose| match purpose {
+                Use::Input => memory.take(len, Direction::Out),
+                Use::Output => memory.take(len, Direction::In),
+            });
+            source
+        }));
         let mut session = Session {
             pipeline: Pipeline::new(config, me.pool.clone(), now),
             transport,
@@ -155,6 +164,7 @@ impl Worker {
         };
         session.pipeline.open(now);
         let ended = session.run(&shared, &mut self.reactor);
+        me.pool.set_source(None);
         self.reactor.deregister(token);
         ended
     }
@@ -244,7 +254,9 @@ impl Session {
             if reported || ready_now || reactor.take_wake() {
                 continue;
             }
-            let wait = self.next_wake().saturating_since(shared.clock.now());
+            let now = shared.clock.now();
+            let retry = self.transport.retry_after().map(|after| now + after);
+            let wait = retry.into_iter().chain([self.next_wake()]).min().unwrap_or(now).saturating_since(now);
             if wait.is_zero() {
                 continue;
             }
@@ -390,7 +402,13 @@ impl Session {
                 }
                 Event::Thermal(thermal) => self.thermal(shared, &thermal),
                 Event::UsedMemory(bytes) => {
-                    shared.core.lock().sticks[self.index].used_memory_bytes = Some(bytes);
+                    // What is mapped grows with the graphs.
+                    let mapped = self.transport.memory().map(|memory| memory.report());
+                    let mut core = shared.core.lock();
+                    let entry = &mut core.sticks[self.index];
+                    entry.used_memory_bytes = Some(bytes);
+                    entry.memory = mapped;
+                    drop(core);
                     self.telemetry.memory_due = false;
                     self.telemetry_came(shared);
                 }
@@ -419,6 +437,7 @@ impl Session {
             entry.settled = true;
             entry.capabilities = Some(capabilities);
             entry.speed_mbps = self.transport.info().speed_mbps;
+            entry.memory = self.transport.memory().map(|memory| memory.report());
             for graph in &mut core.graphs {
                 graph.on[self.index].presence = Presence::Loading;
                 specs.push(graph.spec.clone());
