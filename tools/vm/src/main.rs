@@ -7,6 +7,8 @@ mod bench;
 mod data;
 mod enumerate;
 mod fleet;
+mod mapped;
+mod reset;
 mod rights;
 mod unplug;
 mod wire;
@@ -51,11 +53,16 @@ const TESTS: &[(&str, Test)] = &[
     ("unplug::killed_emulator_is_gone_at_once", unplug::killed_emulator_is_gone_at_once),
     ("unplug::pulled_stick_is_gone_and_comes_back", unplug::pulled_stick_is_gone_and_comes_back),
     ("unplug::pulled_in_the_middle_of_the_firmware", unplug::pulled_in_the_middle_of_the_firmware),
+    ("reset::usb_reset_and_power", reset::usb_reset_and_power),
+    ("reset::watch_tells_arrivals_by_port", reset::watch_tells_arrivals_by_port),
     ("rights::users_may_open_with_the_rule_alone", rights::users_may_open_with_the_rule_alone),
     ("fleet::driver_boots_and_answers", fleet::driver_boots_and_answers),
     ("fleet::every_model_answers", fleet::every_model_answers),
     ("fleet::all_sticks_answer_alike", fleet::all_sticks_answer_alike),
     ("fleet::pulled_stick_costs_no_answer", fleet::pulled_stick_costs_no_answer),
+    ("mapped::buffers_are_mapped_and_answers_right", mapped::buffers_are_mapped_and_answers_right),
+    ("mapped::answers_outlive_their_stick", mapped::answers_outlive_their_stick),
+    ("mapped::exhausted_memory_falls_back_and_says_so", mapped::exhausted_memory_falls_back_and_says_so),
     ("fleet::stick_of_another_process_is_refused", fleet::stick_of_another_process_is_refused),
 ];
 

@@ -39,6 +39,7 @@ fn stick(n: usize, speed_mbps: u32) -> StickRun {
             used_memory_bytes: None,
             temperature_c: None,
             throttle_level: None,
+            memory: None,
             completed: 0,
             failed: 0,
             in_flight: 0,
