@@ -42,6 +42,8 @@ pub struct BulkTransport<P> {
     /// Directions that wait for memory with no URB out whose end could bring any.
     starved: [bool; 2],
     memory: Option<Arc<MappedMemory>>,
+    /// The last reap found all that there was, and it has been handed out since: looking again at once would find nothing.
+    dry: bool,
     /// The first failure that was no cancel. It ends every transfer and refuses new ones: bytes after a gap would be
     /// taken for something else.
     broken: Option<TransferError>,
@@ -73,6 +75,7 @@ impl<P: UrbPort> BulkTransport<P> {
             accepted: 0,
             starved: [false; 2],
             memory: None,
+            dry: false,
             broken: None,
         }
     }
@@ -249,6 +252,7 @@ impl<P: UrbPort> Transport for BulkTransport<P> {
         if let Some(reason) = reason {
             return Err(Rejected { transfer, reason });
         }
+        self.dry = false;
         let direction = transfer.direction;
         let lane = match direction {
             Direction::Out => &mut self.out,
@@ -261,8 +265,10 @@ impl<P: UrbPort> Transport for BulkTransport<P> {
     }
 
     fn poll(&mut self) -> Option<Completion> {
-        if self.done.is_empty() {
+        // What comes meanwhile is found by `arm`: a system call less per turn.
+        if self.done.is_empty() && !std::mem::take(&mut self.dry) {
             self.reap();
+            self.dry = !self.done.is_empty();
         }
         self.done.pop_front()
     }
@@ -274,6 +280,7 @@ impl<P: UrbPort> Transport for BulkTransport<P> {
         }
         if self.done.is_empty() {
             self.reap();
+            self.dry = !self.done.is_empty();
         }
         !self.done.is_empty()
     }
@@ -293,6 +300,7 @@ impl<P: UrbPort> Transport for BulkTransport<P> {
 
     fn cancel_all(&mut self) {
         self.starved = [false; 2];
+        self.dry = false;
         self.end_all(TransferError::Cancelled);
         self.collect();
     }

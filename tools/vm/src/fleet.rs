@@ -23,7 +23,7 @@ fn firmware() -> Result<PathBuf, String> {
     Ok(path)
 }
 
-fn options() -> Result<BootOptions, String> {
+pub(crate) fn options() -> Result<BootOptions, String> {
     Ok(BootOptions {
         firmware: Some(firmware()?),
         any_firmware: true,

@@ -77,6 +77,8 @@ pub(crate) fn exhausted_memory_falls_back_and_says_so(bench: &mut Bench) -> Verd
     let blob = blob("squeezenet1_1_u8_s1")?;
     let graph = fleet.load(&blob, LoadOptions::default()).map_err(|e| chain(&e))?;
     let inputs: Vec<_> = std::iter::from_fn(|| graph.input().ok()).take(64).collect();
+    // The report comes with the stick's own figures.
+    fleet.refresh_telemetry(Duration::from_secs(5)).map_err(|e| chain(&e))?;
     let stats = fleet.stats();
     let told = |text: &Option<String>| text.as_ref().is_some_and(|t| t.contains("usbfs_memory_mb"));
     for stick in &stats.sticks {

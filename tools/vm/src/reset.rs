@@ -3,11 +3,13 @@
 use std::time::{Duration, Instant};
 
 use ncs2::ErrorKind;
+use ncs2::transport::usb::boot;
 use ncs2::transport::usb::discover::{Found, FoundState};
 use ncs2::transport::usb::reset;
 use ncs2::transport::usb::watch::{Change, Watch};
 
 use crate::bench::Bench;
+use crate::fleet::{chain, options};
 use crate::{Verdict, ensure};
 
 pub(crate) fn usb_reset_and_power(bench: &mut Bench) -> Verdict {
@@ -67,4 +69,25 @@ pub(crate) fn watch_tells_arrivals_by_port(bench: &mut Bench) -> Verdict {
         start.elapsed().as_millis()
     ));
     bench.wait_for(5, FoundState::Unbooted).map(drop)
+}
+
+/// Left by somebody who is gone, perhaps in the middle of a tensor: its watchdog's time, a reset, its port's power; then either
+/// it was booted anew or the user is told.
+pub(crate) fn stick_of_nobody_is_reset_first(bench: &mut Bench) -> Verdict {
+    let booted = bench.booted(4)?;
+    let start = Instant::now();
+    let answer = boot::connect(&booted.id, &options()?, Duration::from_secs(16));
+    let took = start.elapsed();
+    match answer {
+        Ok(_) => bench.note(format!("opened anew after {} ms", took.as_millis())),
+        Err(error) => {
+            bench.note(format!("after {} ms: {}", took.as_millis(), chain(&error)));
+            ensure!(
+                error.kind() == ErrorKind::InUse && error.to_string().contains("plug it out and in"),
+                "expected to be told to plug it out and in, found {error}"
+            );
+        }
+    }
+    ensure!(took > Duration::from_secs(1), "it was given no time for its watchdog");
+    bench.fresh(4).map(drop)
 }

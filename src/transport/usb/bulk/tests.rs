@@ -23,6 +23,7 @@ struct State {
     memory_limit: Option<usize>,
     unplugged: bool,
     suspended: bool,
+    reaps: usize,
     discarded: Vec<u64>,
     cleared: Vec<u8>,
     submitted_lens: Vec<usize>,
@@ -59,6 +60,7 @@ impl UrbPort for FakePort {
 
     fn reap(&mut self) -> Result<Finished, Errno> {
         let mut state = self.state.lock();
+        state.reaps += 1;
         match state.finished.pop_front() {
             Some(finished) => Ok(finished),
             None if state.unplugged => Err(Errno::NODEV),
@@ -212,6 +214,25 @@ fn pieces_grow_again_after_a_shortage() {
         assert!(token < 1000, "pieces stay small: {:?}", state.lock().submitted_lens.last());
         t.submit(transfer(Direction::Out, PIECE_BYTES, token)).expect("accepted");
     }
+}
+
+#[test]
+fn a_turn_asks_the_kernel_once_more_than_there_is_to_reap() {
+    let (mut t, state) = transport();
+    for token in 0..3 {
+        t.submit(transfer(Direction::Out, 84, token)).expect("accepted");
+    }
+    for _ in 0..3 {
+        state.lock().finish(0, 0, 84);
+    }
+    assert_eq!(drain(&mut t).len(), 3);
+    assert_eq!(state.lock().reaps, 4);
+    assert!(!t.arm());
+    assert_eq!(state.lock().reaps, 5, "before it waits it looks again");
+    t.submit(transfer(Direction::Out, 84, 3)).expect("accepted");
+    state.lock().finish(0, 0, 84);
+    assert!(t.arm(), "what came between two turns is found");
+    assert_eq!(drain(&mut t).len(), 1);
 }
 
 #[test]
