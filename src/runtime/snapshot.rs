@@ -10,6 +10,7 @@ use crate::pool::PoolStats;
 use crate::sched::throttle::Law;
 use crate::sched::{Policy, StickSchedStats};
 use crate::stats::{Latency, StageTimes};
+use crate::transport::{MemoryKind, MemoryReport};
 use crate::wire::Capabilities;
 
 /// State of one stick of the fleet.
@@ -60,6 +61,10 @@ pub struct StickStats {
     pub resets: u32,
     /// Caller's latency of its inferences.
     pub latency: Latency,
+    /// Where the buffers of its transport live; `None` before it was opened.
+    pub memory_kind: Option<MemoryKind>,
+    /// How host buffers reach it on USB; `None` for a virtual stick, and before it was opened.
+    pub memory: Option<MemoryReport>,
     /// Host memory for its inputs and outputs.
     pub host_pool: PoolStats,
     /// What the scheduler knows of it: depth, rests, forecast, graph cache. `None` before it was first open.
@@ -123,6 +128,8 @@ pub(super) fn snapshot(shared: &Shared) -> FleetStats {
             failure: entry.cause.as_ref().map(|c| c.detail.clone()),
             capabilities: entry.capabilities,
             speed_mbps: entry.speed_mbps,
+            memory_kind: entry.memory_kind,
+            memory: entry.memory.clone(),
             used_memory_bytes: entry.used_memory_bytes,
             temperature_c: entry.temperature_c,
             throttle_level: entry.throttle_level,

@@ -3,11 +3,14 @@
 use std::collections::VecDeque;
 use std::io::{self, BufWriter, Write};
 use std::sync::Arc;
+use std::time::Duration;
 
 use parking_lot::Mutex;
 
 use super::decode::{Decoder, TRACE_BYTES, TraceEvent, TraceLine};
-use super::{Completion, Direction, Rejected, Transfer, TransferError, Transport, TransportInfo, WaitOn};
+use super::{
+    Completion, Direction, MappedMemory, Rejected, Transfer, TransferError, Transport, TransportInfo, WaitOn,
+};
 use crate::clock::{Clock, Instant};
 use crate::id::StickId;
 
@@ -228,6 +231,14 @@ impl<T: Transport> Transport for Tracer<T> {
 
     fn wait_on(&self) -> Option<WaitOn<'_>> {
         self.inner.wait_on()
+    }
+
+    fn retry_after(&self) -> Option<Duration> {
+        self.inner.retry_after()
+    }
+
+    fn memory(&self) -> Option<&Arc<MappedMemory>> {
+        self.inner.memory()
     }
 
     fn cancel_all(&mut self) {

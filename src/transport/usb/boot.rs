@@ -26,7 +26,7 @@ use super::usbfs::UsbfsPort;
 use crate::clock::{Clock, Instant, Monotonic};
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::StickId;
-use crate::transport::{Connection, MemoryKind, Port, TransportInfo};
+use crate::transport::{Connection, Port, TransportInfo};
 use crate::wire::{self, DdrType, FirmwarePatches, WireVersion};
 
 /// Tries before a boot is given up, with a port reset between.
@@ -184,6 +184,10 @@ fn send_image(id: &StickId, found: &Found, image: &[u8]) -> Result<()> {
                     (ErrorKind::InUse, "another process is booting it: wait for that, then try again")
                 }
                 rusb::Error::NoDevice => (ErrorKind::Unplugged, "the stick left the bus"),
+                rusb::Error::NoMem => (
+                    ErrorKind::OutOfMemory,
+                    "the kernel has no memory left for USB: raise usbcore.usbfs_memory_mb, or end what uses other sticks",
+                ),
                 rusb::Error::Timeout => {
                     (ErrorKind::Timeout, "the boot ROM took no more bytes: plug the stick in again")
                 }
@@ -224,7 +228,7 @@ fn send_image(id: &StickId, found: &Found, image: &[u8]) -> Result<()> {
     let bcd_usb = u16::from(usb.major()) << 8 | u16::from(usb.minor()) << 4 | u16::from(usb.sub_minor());
     let mut sent = 0;
     for chunk in wire::boot_chunks(image, bcd_usb) {
-        match handle.write_bulk(endpoint, chunk, CHUNK_TIMEOUT) {
+        match write_chunk(|piece| handle.write_bulk(endpoint, piece, CHUNK_TIMEOUT), chunk) {
             Ok(n) if n == chunk.len() => sent += n,
             Ok(n) => {
                 return Err(Error::new(ErrorKind::Firmware, OP).on(id).detail(format!(
@@ -244,6 +248,32 @@ fn send_image(id: &StickId, found: &Found, image: &[u8]) -> Result<()> {
     }
     let _ = handle.release_interface(0);
     Ok(())
+}
+
+/// Writes one chunk of the image; in smaller pieces, whole packets each, when the kernel has no memory for it at once.
+fn write_chunk(write: impl Fn(&[u8]) -> rusb::Result<usize>, chunk: &[u8]) -> rusb::Result<usize> {
+    const SMALLEST: usize = 16 << 10;
+    let clock = Monotonic::new();
+    let patience = clock.now() + CHUNK_TIMEOUT;
+    let (mut sent, mut piece) = (0, chunk.len());
+    loop {
+        let end = chunk.len().min(sent + piece);
+        match write(&chunk[sent..end]) {
+            Ok(n) => {
+                let all = n == end - sent;
+                sent += n;
+                if !all || sent == chunk.len() {
+                    return Ok(sent);
+                }
+            }
+            Err(rusb::Error::NoMem) if piece > SMALLEST => {
+                piece = (piece / 2).next_multiple_of(SMALLEST);
+            }
+            // Others have it all; they give it back when their transfers end.
+            Err(rusb::Error::NoMem) if clock.now() < patience => std::thread::sleep(LOOK),
+            Err(e) => return Err(e),
+        }
+    }
 }
 
 /// Opens the device file of a stick in its boot ROM.
@@ -308,14 +338,16 @@ fn open(id: &StickId, found: &Found) -> Result<BulkTransport<UsbfsPort>> {
             Err(e) => return Err(e.on(id)),
         }
     };
+    let memory = port.map_memory().map_err(|e| e.on(id))?;
+    tracing::debug!(stick = %id, memory = ?memory, "opened");
     let speed_mbps = port.speed_mbps();
     let info = TransportInfo {
         max_packet_bytes: if speed_mbps >= 5000 { 1024 } else { 512 },
         speed_mbps,
-        memory: MemoryKind::Copied,
+        memory: memory.report().kind,
         simulated: false,
     };
-    Ok(BulkTransport::new(port, info))
+    Ok(BulkTransport::new(port, info).with_memory(memory))
 }
 
 /// Waits for things to happen on one port.
@@ -344,6 +376,30 @@ impl Wait<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn image_goes_in_pieces_when_the_kernel_is_short_of_memory() {
+        let chunk: Vec<u8> = (0..1_000_000_u32).map(|n| n as u8).collect();
+        let taken = std::cell::RefCell::new(Vec::new());
+        let sent = write_chunk(
+            |piece| {
+                if piece.len() > 100_000 {
+                    return Err(rusb::Error::NoMem);
+                }
+                taken.borrow_mut().extend_from_slice(piece);
+                Ok(piece.len())
+            },
+            &chunk,
+        );
+        assert_eq!(sent, Ok(chunk.len()));
+        assert_eq!(*taken.borrow(), chunk);
+        assert_eq!(write_chunk(|_| Err(rusb::Error::Pipe), &chunk), Err(rusb::Error::Pipe));
+        assert_eq!(
+            write_chunk(|piece| Ok(piece.len() - 1), &chunk),
+            Ok(chunk.len() - 1),
+            "a short write ends it"
+        );
+    }
 
     #[test]
     fn stick_that_is_not_there_fails_by_the_deadline_and_says_so() {

@@ -1,8 +1,6 @@
 //! `--sim`, `--device` and their companions become sticks, and sticks a fleet. The one place that knows `Rack`.
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::Duration;
 
 use ncs2::runtime::FleetConfig;
@@ -12,7 +10,6 @@ use ncs2::wire::{DdrType, FirmwarePatches};
 use ncs2::{ErrorKind, Fleet, Port, StickId};
 use ncs2_device::face;
 use ncs2_device::{Engine, FaultPlan, Rack, RackOptions, Timing};
-use parking_lot::Mutex;
 
 use crate::cli::{EngineArg, Global, Sim, TimingArg};
 use crate::config;
@@ -101,11 +98,7 @@ pub struct Opened {
     pub simulation: Option<Simulation>,
     models: Models,
     trace: Option<Trace>,
-    memory: Memory,
 }
-
-/// How tensor memory reaches each stick that was connected.
-type Memory = Arc<Mutex<BTreeMap<StickId, MemoryKind>>>;
 
 /// Finds every stick without opening any.
 pub fn list(global: &Global) -> Result<Vec<Listed>> {
@@ -281,17 +274,15 @@ impl Sticks {
     pub fn open(self, config: FleetConfig) -> Result<Opened> {
         let config = FleetConfig { stats_socket: self.stats_socket, ..config };
         let trace = self.trace.as_deref().map(Trace::create).transpose()?;
-        let memory = Memory::default();
         let mut builder = Fleet::builder().config(config);
         for port in self.ports {
-            let port = watched(port, &memory);
             builder = builder.port(match &trace {
                 Some(trace) => trace.port(port),
                 None => port,
             });
         }
         let fleet = builder.open()?;
-        Ok(Opened { fleet, simulation: self.simulation, models: self.models, trace, memory })
+        Ok(Opened { fleet, simulation: self.simulation, models: self.models, trace })
     }
 
     /// Their names.
@@ -300,32 +291,12 @@ impl Sticks {
     }
 }
 
-/// The same port; what its transport says about memory is noted.
-fn watched(mut port: Port, memory: &Memory) -> Port {
-    let (id, profile, memory) = (port.id().clone(), port.profile().map(str::to_owned), Arc::clone(memory));
-    let name = id.clone();
-    let watched = Port::new(id, move |timeout| {
-        let connection = port.connect(timeout)?;
-        memory.lock().insert(name.clone(), connection.transport.info().memory);
-        Ok(connection)
-    });
-    match profile {
-        Some(profile) => watched.simulated(profile),
-        None => watched,
-    }
-}
-
 impl Opened {
-    /// How tensors reach the sticks: `mapped` from the kernel's own buffers, `copied` by it, `in-process` for virtual
+    /// How tensors reach the sticks: `mapped` from the kernel's own buffers, `copied` by it, `in_process` for virtual
     /// sticks of this process, `mixed`; `None` where no stick was connected.
     pub fn zero_copy(&self) -> Option<&'static str> {
-        let kinds = self.memory.lock();
-        let word = |kind: &MemoryKind| match kind {
-            MemoryKind::Mapped => "mapped",
-            MemoryKind::Copied => "copied",
-            MemoryKind::InProcess => "in-process",
-        };
-        let mut words = kinds.values().map(word);
+        let stats = self.fleet.stats();
+        let mut words = stats.sticks.iter().filter_map(|s| s.memory_kind).map(MemoryKind::as_str);
         let first = words.next()?;
         Some(if words.all(|w| w == first) { first } else { "mixed" })
     }

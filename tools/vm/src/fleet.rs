@@ -23,7 +23,7 @@ fn firmware() -> Result<PathBuf, String> {
     Ok(path)
 }
 
-fn options() -> Result<BootOptions, String> {
+pub(crate) fn options() -> Result<BootOptions, String> {
     Ok(BootOptions {
         firmware: Some(firmware()?),
         any_firmware: true,
@@ -32,7 +32,7 @@ fn options() -> Result<BootOptions, String> {
     })
 }
 
-fn open(sticks: &[Found]) -> Result<Fleet, String> {
+pub(crate) fn open(sticks: &[Found]) -> Result<Fleet, String> {
     let options = options()?;
     let config = FleetConfig { open_timeout: Duration::from_secs(30), ..FleetConfig::default() };
     let ports = sticks.iter().map(|found| boot::port(found.id.clone(), options.clone()));
@@ -43,7 +43,7 @@ fn open(sticks: &[Found]) -> Result<Fleet, String> {
         .map_err(|e| chain(&e))
 }
 
-fn close(fleet: Fleet, bench: &mut Bench) -> Verdict {
+pub(crate) fn close(fleet: Fleet, bench: &mut Bench) -> Verdict {
     let start = Instant::now();
     fleet.close(Duration::from_secs(10)).map_err(|e| chain(&e))?;
     bench.note(format!("closed in {} ms", start.elapsed().as_millis()));
@@ -51,7 +51,7 @@ fn close(fleet: Fleet, bench: &mut Bench) -> Verdict {
 }
 
 /// An error with all that is behind it.
-fn chain(error: &dyn std::error::Error) -> String {
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {
@@ -65,7 +65,7 @@ fn models() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/data/models")
 }
 
-fn blob(name: &str) -> Result<Blob, String> {
+pub(crate) fn blob(name: &str) -> Result<Blob, String> {
     Blob::open(models().join(format!("{name}.blob"))).map_err(|e| chain(&e))
 }
 
@@ -75,13 +75,13 @@ const DISTINCT: usize = 64;
 /// Requests in flight.
 const IN_FLIGHT: usize = 48;
 
-fn input(blob: &Blob, n: usize) -> Vec<u8> {
+pub(crate) fn input(blob: &Blob, n: usize) -> Vec<u8> {
     let n = n % DISTINCT;
     (0..blob.graph().input_bytes).map(|at| (at * 31 + n * 7 + n / 251) as u8).collect()
 }
 
 /// What a stick inside this process answers to the first inputs.
-fn expected(blob: &Blob, count: usize) -> Result<Vec<Vec<u8>>, String> {
+pub(crate) fn expected(blob: &Blob, count: usize) -> Result<Vec<Vec<u8>>, String> {
     let rack = Rack::start(RackOptions {
         sticks: 1,
         engine: Engine::Hash,
@@ -99,7 +99,7 @@ fn expected(blob: &Blob, count: usize) -> Result<Vec<Vec<u8>>, String> {
 }
 
 /// Answers in the order of the inputs, and who gave them. Several are in flight at a time.
-fn run(graph: &Graph, blob: &Blob, count: usize) -> Result<Vec<(Vec<u8>, String)>, String> {
+pub(crate) fn run(graph: &Graph, blob: &Blob, count: usize) -> Result<Vec<(Vec<u8>, String)>, String> {
     let mut tickets = std::collections::VecDeque::new();
     let mut answers = Vec::with_capacity(count);
     let mut collect = |ticket: ncs2::runtime::Ticket| {
@@ -123,7 +123,7 @@ fn run(graph: &Graph, blob: &Blob, count: usize) -> Result<Vec<(Vec<u8>, String)
     Ok(answers)
 }
 
-fn compare(found: &[(Vec<u8>, String)], expected: &[Vec<u8>]) -> Verdict {
+pub(crate) fn compare(found: &[(Vec<u8>, String)], expected: &[Vec<u8>]) -> Verdict {
     for (n, ((bytes, stick), expected)) in found.iter().zip(expected.iter().cycle()).enumerate() {
         ensure!(bytes == expected, "answer {n} of stick {stick} is not that of the stick inside the process");
     }

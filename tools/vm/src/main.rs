@@ -4,11 +4,17 @@
 //! anew, so none depends on another. Exit codes: 0 all passed, 1 some failed, 2 there is nothing to test on.
 
 mod bench;
+mod count;
 mod data;
 mod enumerate;
 mod fleet;
+mod mapped;
+mod reset;
 mod rights;
+mod speed;
 mod unplug;
+#[path = "../../../benches/usb_peer.rs"]
+mod usb_peer;
 mod wire;
 
 use std::process::ExitCode;
@@ -51,11 +57,19 @@ const TESTS: &[(&str, Test)] = &[
     ("unplug::killed_emulator_is_gone_at_once", unplug::killed_emulator_is_gone_at_once),
     ("unplug::pulled_stick_is_gone_and_comes_back", unplug::pulled_stick_is_gone_and_comes_back),
     ("unplug::pulled_in_the_middle_of_the_firmware", unplug::pulled_in_the_middle_of_the_firmware),
+    ("reset::usb_reset_and_power", reset::usb_reset_and_power),
+    ("reset::stick_of_nobody_is_reset_first", reset::stick_of_nobody_is_reset_first),
+    ("reset::watch_tells_arrivals_by_port", reset::watch_tells_arrivals_by_port),
     ("rights::users_may_open_with_the_rule_alone", rights::users_may_open_with_the_rule_alone),
     ("fleet::driver_boots_and_answers", fleet::driver_boots_and_answers),
     ("fleet::every_model_answers", fleet::every_model_answers),
     ("fleet::all_sticks_answer_alike", fleet::all_sticks_answer_alike),
     ("fleet::pulled_stick_costs_no_answer", fleet::pulled_stick_costs_no_answer),
+    ("mapped::buffers_are_mapped_and_answers_right", mapped::buffers_are_mapped_and_answers_right),
+    ("mapped::answers_outlive_their_stick", mapped::answers_outlive_their_stick),
+    ("mapped::exhausted_memory_falls_back_and_says_so", mapped::exhausted_memory_falls_back_and_says_so),
+    ("speed::driver_against_libusb", speed::driver_against_libusb),
+    ("speed::idle_sticks_sleep", speed::idle_sticks_sleep),
     ("fleet::stick_of_another_process_is_refused", fleet::stick_of_another_process_is_refused),
 ];
 
