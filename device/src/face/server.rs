@@ -18,6 +18,7 @@ use super::station::Station;
 use super::stream::{Door, Moved, Stream};
 use super::vhci::attach::Vhci;
 use super::{Command, Face, ServeOptions};
+use crate::fault_plan::{FaultKind, Way};
 use crate::{Config, Identity, PreparedCache, Profile, VirtualStats, VirtualStick, Work};
 
 const OP: &str = "serve virtual sticks";
@@ -47,6 +48,8 @@ pub struct StickStatus {
     pub plugged: bool,
     /// Counters.
     pub stats: VirtualStats,
+    /// Bytes that the host sent since the stick appeared as what it is.
+    pub received_bytes: u64,
     /// Times it left the bus by itself or by RESET.
     pub resets: u64,
 }
@@ -61,8 +64,11 @@ impl fmt::Display for StickStatus {
         };
         let host = if self.connected { "connected" } else { "alone" };
         let (face, inferences, resets) = (self.face, self.stats.inferences, self.resets);
-        let profile = &self.profile;
-        write!(f, "{face} {host} {state} inferences={inferences} resets={resets} profile={profile} simulated")
+        let (profile, received) = (&self.profile, self.received_bytes);
+        write!(
+            f,
+            "{face} {host} {state} inferences={inferences} resets={resets} received={received} profile={profile} simulated"
+        )
     }
 }
 
@@ -192,7 +198,8 @@ fn work(queue: &Receiver<(usize, Work)>, cache: &PreparedCache, messages: &Sende
 }
 
 struct Driver {
-    profile: String,
+    /// Of which the sticks are that are put into ports later, but for their profile.
+    config: Config,
     reactor: Reactor,
     clock: Monotonic,
     stations: Vec<Station>,
@@ -254,7 +261,7 @@ impl Driver {
             controls.push(Control { door, guests: Vec::new(), sticks: 0..stations.len(), connects: false });
         }
         Ok(Driver {
-            profile: profile.name,
+            config: Config { profile, engine: options.engine, timing: options.timing, seed: options.seed },
             reactor,
             clock,
             stations,
@@ -297,7 +304,7 @@ impl Driver {
                 Message::Command(n, command) => self.command(n, command, now),
                 Message::Status(answer) => {
                     // Nobody waits any more: nothing to tell.
-                    let _ = answer.send(status(&self.stations, &self.profile));
+                    let _ = answer.send(status(&self.stations));
                 }
                 Message::Done(n, work) => {
                     if let Some(station) = self.stations.get_mut(n) {
@@ -321,10 +328,23 @@ impl Driver {
             let control = &mut self.controls[at];
             let first = control.sticks.start;
             let stations = &self.stations[control.sticks.clone()];
-            for order in control.serve(stations, &self.profile, &mut self.reactor) {
+            for order in control.serve(stations, &mut self.reactor) {
                 let now = self.clock.now();
                 match order {
                     Order::Command(n, command) => self.command(first + n, command, now),
+                    Order::After { n, kind, way, bytes } => {
+                        if let Some(station) = self.stations.get_mut(first + n) {
+                            station.stick.break_after(way, bytes, kind);
+                        }
+                    }
+                    Order::Plug(n, profile) => {
+                        // Each stick draws its own chance.
+                        let seed = self.config.seed.wrapping_add((first + n) as u64);
+                        let config = Config { profile: *profile, seed, ..self.config.clone() };
+                        if let Some(station) = self.stations.get_mut(first + n) {
+                            station.replace(Arc::new(config), now);
+                        }
+                    }
                     Order::Connect(n, guest) => {
                         if let Some(station) = self.stations.get_mut(first + n) {
                             station.connect(guest, &mut self.reactor, now);
@@ -350,16 +370,17 @@ impl Driver {
     }
 }
 
-fn status(stations: &[Station], profile: &str) -> Vec<StickStatus> {
+fn status(stations: &[Station]) -> Vec<StickStatus> {
     stations
         .iter()
         .map(|station| StickStatus {
             face: station.face_name(),
-            profile: profile.to_owned(),
+            profile: station.stick.config().profile.name.clone(),
             connected: station.is_connected(),
             identity: station.stick.identity(),
             plugged: station.stick.is_plugged(),
             stats: station.stick.stats(),
+            received_bytes: station.stick.received_bytes(),
             resets: station.stick.resets(),
         })
         .collect()
@@ -384,6 +405,13 @@ struct Guest {
 /// What a guest wants done, by the number of the stick among those of his control.
 enum Order {
     Command(usize, Command),
+    After {
+        n: usize,
+        kind: FaultKind,
+        way: Way,
+        bytes: u64,
+    },
+    Plug(usize, Box<Profile>),
     Connect(usize, OwnedFd),
 }
 
@@ -404,7 +432,7 @@ impl Control {
     }
 
     /// Answers, and says what is to be done to which stick.
-    fn serve(&mut self, stations: &[Station], profile: &str, reactor: &mut Reactor) -> Vec<Order> {
+    fn serve(&mut self, stations: &[Station], reactor: &mut Reactor) -> Vec<Order> {
         let mut orders = Vec::new();
         while self.guests.len() < MAX_CONTROLS
             && let Some(fd) = self.door.accept()
@@ -418,7 +446,7 @@ impl Control {
         }
         let mut at = 0;
         while at < self.guests.len() {
-            match self.guests[at].talk((stations, profile), self.connects, reactor, &mut orders) {
+            match self.guests[at].talk(stations, self.connects, reactor, &mut orders) {
                 Talk::Goes => at += 1,
                 Talk::Over => self.guests.swap_remove(at).stream.close(reactor),
                 Talk::Connects(n) => {
@@ -434,7 +462,7 @@ impl Control {
 impl Guest {
     fn talk(
         &mut self,
-        (stations, profile): (&[Station], &str),
+        stations: &[Station],
         connects: bool,
         reactor: &mut Reactor,
         orders: &mut Vec<Order>,
@@ -453,12 +481,26 @@ impl Guest {
             while let Some(line) = self.lines.next() {
                 match control::parse(&line, stations.len()) {
                     Ok(Ask::List) => {
-                        self.answers.extend(control::list(&status(stations, profile)).into_bytes())
+                        self.answers.extend(control::list(&status(stations)).into_bytes())
                     }
                     Ok(Ask::Stick(command, n)) => {
                         orders.push(Order::Command(n, command));
                         self.answers.extend(b"ok\n");
                     }
+                    Ok(Ask::After { n, kind, way, bytes }) => {
+                        orders.push(Order::After { n, kind, way, bytes });
+                        self.answers.extend(b"ok\n");
+                    }
+                    Ok(Ask::Plug(n, _)) if stations[n].stick.is_plugged() => {
+                        self.answers.extend(b"error plug: there is a stick in the port: unplug it first\n");
+                    }
+                    Ok(Ask::Plug(n, name)) => match Profile::load(&name) {
+                        Ok(profile) => {
+                            orders.push(Order::Plug(n, Box::new(profile)));
+                            self.answers.extend(b"ok\n");
+                        }
+                        Err(error) => self.answers.extend(format!("error plug: {error}\n").into_bytes()),
+                    },
                     // Frames before our `ok` would be lost with the lines' buffer: whoever sends them breaks the protocol.
                     Ok(Ask::Connect(n)) if connects && self.lines.is_empty() && self.answers.is_empty() => {
                         return Talk::Connects(n);

@@ -2,6 +2,7 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
+use std::sync::Arc;
 use std::time::Duration;
 
 use ncs2::clock::Instant;
@@ -12,7 +13,7 @@ use super::stream::{Door, Moved, Stream};
 use super::usb::Descriptors;
 use super::vhci::attach::Vhci;
 use super::{Command, usbredir, vhci};
-use crate::{BusEvent, Identity, LinkSpeed, VirtualStick};
+use crate::{BusEvent, Config, Identity, LinkSpeed, VirtualStick};
 
 /// How long to wait before a port or a device file is tried again.
 const RETRY: Duration = Duration::from_millis(20);
@@ -79,6 +80,18 @@ impl Station {
         };
         // Who does not read it sees the end of the connection.
         let _ = rustix::io::write(&guest, why.as_bytes());
+    }
+
+    /// Another stick, into the empty port. The profile is taken as it is.
+    pub(crate) fn replace(&mut self, config: Arc<Config>, now: Instant) {
+        self.link = config.profile.link;
+        self.stick = VirtualStick::new(config, now);
+        match &mut self.face {
+            Kind::Usbredir { host: Some((_, session)), .. } => session.set_link(self.link),
+            // Their sessions begin with the stick.
+            Kind::Usbredir { host: None, .. } | Kind::Vhci { .. } | Kind::Socket { .. } => {}
+        }
+        self.stick.plug();
     }
 
     /// True when a host is connected.

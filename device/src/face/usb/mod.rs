@@ -125,6 +125,11 @@ impl UsbDevice {
 
     // --- inputs ----------------------------------------------------------------------------------------------------
 
+    /// From the next appearance on it has this link.
+    pub(crate) fn set_link(&mut self, link: LinkSpeed) {
+        self.link = link;
+    }
+
     /// It is on the bus now.
     pub(crate) fn appear(&mut self, identity: Identity) {
         self.leave();
