@@ -14,6 +14,8 @@ use crate::wire::Wire;
 /// Longest wait for anything on the bus; a machine that emulates another takes its time.
 const PATIENCE: Duration = Duration::from_secs(15);
 const CHUNK: usize = 1 << 20;
+/// Of the sticks that tests find unless they ask for others.
+const PROFILE: &str = "stick";
 
 /// The sticks and the hand on them.
 pub(crate) struct Bench {
@@ -24,6 +26,34 @@ pub(crate) struct Bench {
     /// What a test wants to say beside its verdict.
     pub(crate) notes: Vec<String>,
     control: Control,
+}
+
+/// A line of the emulator's `list`.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Status {
+    /// `unbooted`, `booted`, `away` or `unplugged`.
+    pub(crate) state: String,
+    /// Inferences since it was plugged in.
+    pub(crate) inferences: u64,
+    /// Times it left the bus by itself.
+    pub(crate) resets: u64,
+    /// Bytes that it took since it appeared.
+    pub(crate) received: u64,
+}
+
+impl Status {
+    /// `3 usbredir connected booted inferences=0 resets=0 received=0 …`
+    fn parse(line: &str) -> Option<Self> {
+        let number = |name: &str| {
+            line.split_whitespace().find_map(|w| w.strip_prefix(name)?.strip_prefix('=')?.parse().ok())
+        };
+        Some(Status {
+            state: line.split_whitespace().nth(3)?.to_owned(),
+            inferences: number("inferences")?,
+            resets: number("resets")?,
+            received: number("received")?,
+        })
+    }
 }
 
 struct Control {
@@ -88,24 +118,63 @@ impl Bench {
 
     /// Stick `n` as if it had just been plugged in.
     pub(crate) fn fresh(&mut self, n: usize) -> Result<Found, String> {
-        self.command(&format!("resume {n}"))?;
-        self.command(&format!("unplug {n}"))?;
+        self.fresh_of(n, PROFILE)
+    }
+
+    /// A stick of this profile of `tools/vm/profiles` in the place of stick `n`.
+    pub(crate) fn fresh_of(&mut self, n: usize, profile: &str) -> Result<Found, String> {
+        self.pull(n)?;
         self.wait_gone(n)?;
-        self.command(&format!("plug {n}"))?;
+        self.plug(n, profile)?;
         self.wait_for(n, FoundState::Unbooted)
+    }
+
+    fn pull(&mut self, n: usize) -> Result<(), String> {
+        self.command(&format!("resume {n}"))?;
+        self.command(&format!("unplug {n}")).map(drop)
+    }
+
+    fn plug(&mut self, n: usize, profile: &str) -> Result<(), String> {
+        self.command(&format!("plug {n} {}/profiles/{profile}.toml", env!("CARGO_MANIFEST_DIR"))).map(drop)
+    }
+
+    /// What the emulator says of stick `n`.
+    pub(crate) fn status(&mut self, n: usize) -> Result<Status, String> {
+        let lines = self.command("list")?;
+        let line = lines.get(n).ok_or_else(|| format!("the emulator lists no stick {n}"))?;
+        Status::parse(line).ok_or_else(|| format!("the emulator lists: {line}"))
+    }
+
+    /// Until the emulator's word of stick `n` is as wanted.
+    pub(crate) fn until(
+        &mut self,
+        n: usize,
+        what: &str,
+        wanted: impl Fn(&Status) -> bool,
+    ) -> Result<Status, String> {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let status = self.status(n)?;
+            if wanted(&status) {
+                return Ok(status);
+            }
+            if Instant::now() > deadline {
+                return Err(format!("stick {n}: expected {what} within {PATIENCE:?}, found {status:?}"));
+            }
+            pause();
+        }
     }
 
     /// Every stick as if it had just been plugged in, all at the same time.
     pub(crate) fn all_fresh(&mut self) -> Result<Vec<Found>, String> {
         for n in 0..self.sticks {
-            self.command(&format!("resume {n}"))?;
-            self.command(&format!("unplug {n}"))?;
+            self.pull(n)?;
         }
         for n in 0..self.sticks {
             self.wait_gone(n)?;
         }
         for n in 0..self.sticks {
-            self.command(&format!("plug {n}"))?;
+            self.plug(n, PROFILE)?;
         }
         (0..self.sticks).map(|n| self.wait_for(n, FoundState::Unbooted)).collect()
     }

@@ -4,10 +4,15 @@
 //! anew, so none depends on another. Exit codes: 0 all passed, 1 some failed, 2 there is nothing to test on.
 
 mod bench;
+mod container;
 mod data;
 mod enumerate;
 mod fleet;
+mod long;
+mod owner;
+mod owners;
 mod rights;
+mod sizes;
 mod unplug;
 mod wire;
 
@@ -52,6 +57,18 @@ const TESTS: &[(&str, Test)] = &[
     ("unplug::pulled_stick_is_gone_and_comes_back", unplug::pulled_stick_is_gone_and_comes_back),
     ("unplug::pulled_in_the_middle_of_the_firmware", unplug::pulled_in_the_middle_of_the_firmware),
     ("rights::users_may_open_with_the_rule_alone", rights::users_may_open_with_the_rule_alone),
+    ("sizes::around_a_packet", sizes::around_a_packet),
+    ("sizes::around_a_packet_with_zero_length_ones", sizes::around_a_packet_with_zero_length_ones),
+    ("sizes::around_a_packet_at_high_speed", sizes::around_a_packet_at_high_speed),
+    ("sizes::around_a_mebibyte", sizes::around_a_mebibyte),
+    ("unplug::pulled_in_each_stage_of_a_job", unplug::pulled_in_each_stage_of_a_job),
+    ("owners::two_race_for_one_boot", owners::two_race_for_one_boot),
+    ("owners::killed_while_it_sends_the_firmware", owners::killed_while_it_sends_the_firmware),
+    ("owners::killed_while_it_sends_a_tensor", owners::killed_while_it_sends_a_tensor),
+    ("owners::left_booted_without_a_watchdog", owners::left_booted_without_a_watchdog),
+    ("container::io_uring_refused_by_a_filter", container::io_uring_refused_by_a_filter),
+    ("container::as_in_a_container", container::as_in_a_container),
+    ("owners::stopped_while_others_infer", owners::stopped_while_others_infer),
     ("fleet::driver_boots_and_answers", fleet::driver_boots_and_answers),
     ("fleet::every_model_answers", fleet::every_model_answers),
     ("fleet::all_sticks_answer_alike", fleet::all_sticks_answer_alike),
@@ -66,6 +83,11 @@ fn main() -> ExitCode {
     {
         println!("{}", rights::open_for_parent(bus, address));
         return ExitCode::SUCCESS;
+    }
+    match wanted.split_first() {
+        Some((flag, words)) if flag == "--own" => return owner::main(words),
+        Some((flag, words)) if flag == "--without-io-uring" => return container::exec_without_io_uring(words),
+        _ => {}
     }
     let mut bench = match Bench::open() {
         Ok(bench) => bench,

@@ -80,8 +80,8 @@ pub fn run(args: &[&str]) -> Result<(), Stop> {
         )));
     }
     programs()?;
-    step("build", cargo(&["build", "--quiet", "-p", "ncs2-vm-tests"]))?;
-    step("build emulator", cargo(&["build", "--quiet", "-p", "ncs2-device", "--example", "sim_serve"]))?;
+    // The whole workspace, as `cargo xtask test` builds it: with the same features nothing is built twice.
+    step("build", cargo(&["build", "--quiet", "--workspace", "--bins", "--examples"]))?;
     let place = root().join("target/vm");
     let machine = Machine::prepare(&place)?;
     let mut failed = Vec::new();
