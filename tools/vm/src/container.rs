@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::os::unix::process::CommandExt as _;
 use std::path::PathBuf;
 use std::process::{Command, ExitCode};
+use std::time::Instant;
 
 use seccompiler::{BpfProgram, SeccompAction, SeccompFilter};
 
@@ -115,17 +116,22 @@ pub(crate) fn as_in_a_container(bench: &mut Bench) -> Verdict {
     };
     // Twice: the second finds the stick that the first gave back, under another address.
     for _ in 0..2 {
+        let start = Instant::now();
         let mut owner = Owner::spawn(command())?;
         let kind = owner.owns()?;
+        let owned = start.elapsed();
         says_epoll(&kind)?;
         owner.runs(50)?;
         owner.closes()?;
+        bench.note(format!("owned after {} ms, closed after {} ms", owned.as_millis(), start.elapsed().as_millis()));
     }
     // A stick that is pulled and put back while the container runs.
     let mut owner = Owner::spawn(command())?;
     owner.owns()?;
     owner.runs(5)?;
     let found = bench.fresh(5)?;
+    let start = Instant::now();
     owner.runs(20).map_err(|e| format!("after {} was plugged in again: {e}", found.id))?;
+    bench.note(format!("plugged in again, it answers after {} ms", start.elapsed().as_millis()));
     owner.closes()
 }

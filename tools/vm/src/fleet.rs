@@ -17,9 +17,15 @@ use crate::{Verdict, ensure};
 /// A file that the driver can patch: with the call that the DRAM type goes before.
 pub(crate) fn firmware() -> Result<PathBuf, String> {
     let path = PathBuf::from("/tmp/firmware.mvcmd");
-    let mut file = image(2_298_632);
-    file[124_804..124_809].copy_from_slice(&[0xba, 0xd0, 0xe9, 0x00, 0x70]);
-    std::fs::write(&path, file).map_err(|e| format!("{}: {e}", path.display()))?;
+    if !path.exists() {
+        let mut file = image(2_298_632);
+        file[124_804..124_809].copy_from_slice(&[0xba, 0xd0, 0xe9, 0x00, 0x70]);
+        // Aside first: another process may be about to read it.
+        let aside = path.with_extension(std::process::id().to_string());
+        std::fs::write(&aside, file)
+            .and_then(|()| std::fs::rename(&aside, &path))
+            .map_err(|e| format!("{}: {e}", path.display()))?;
+    }
     Ok(path)
 }
 

@@ -10,20 +10,28 @@ use ncs2::transport::usb::discover::Found;
 use crate::bench::Bench;
 use crate::{Verdict, ensure, fleet};
 
-/// Where a blob says how many bytes go in and come out.
-const INPUT_BYTES: usize = 80;
-const OUTPUT_BYTES: usize = 84;
+/// Words of a blob's head: bytes that go in and come out, and where the list of inputs and that of outputs begin.
+const INPUT: [usize; 2] = [80, 116];
+const OUTPUT: [usize; 2] = [84, 120];
+/// In an entry of those lists: where the tensor lies among the bytes.
+const OFFSET: usize = 4;
 /// Inputs of one size.
 const INPUTS: usize = 3;
 const MIB: usize = 1 << 20;
 
-/// A small network whose tensors have slack up to these sizes; the hash engine of the virtual stick fills all of it.
+/// A small network whose one input and one output lie at the end of so many bytes; the hash engine of the virtual stick
+/// reads and fills them all.
 fn blob(input: usize, output: usize) -> Result<Blob, String> {
     let path = fleet::models().join("tiny_u8_s1.blob");
     let mut bytes = std::fs::read(&path).map_err(|e| format!("{}: {e}", path.display()))?;
-    for (at, size) in [(INPUT_BYTES, input), (OUTPUT_BYTES, output)] {
-        let size = u32::try_from(size).map_err(|e| e.to_string())?;
-        bytes[at..at + 4].copy_from_slice(&size.to_le_bytes());
+    let word = |bytes: &[u8], at: usize| bytes[at..at + 4].iter().rev().fold(0, |n, b| n << 8 | usize::from(*b));
+    for ([size_at, list_at], size) in [(INPUT, input), (OUTPUT, output)] {
+        let offset_at = word(&bytes, list_at) + OFFSET;
+        let offset = word(&bytes, offset_at) + size - word(&bytes, size_at);
+        for (at, value) in [(size_at, size), (offset_at, offset)] {
+            let value = u32::try_from(value).map_err(|e| e.to_string())?;
+            bytes[at..at + 4].copy_from_slice(&value.to_le_bytes());
+        }
     }
     Blob::from_bytes("awkward", &bytes).map_err(|e| format!("{input} to {output} bytes: {}", fleet::chain(&e)))
 }

@@ -15,8 +15,8 @@ use crate::Stop;
 use crate::run::{cargo, root, step, succeeds};
 
 const STICKS: usize = 8;
-/// One face's run, from QEMU's start; seconds of it are the boot.
-const LIMIT: Duration = Duration::from_secs(200);
+/// One face's run, from QEMU's start, on a machine that is busy with other things; on an idle one it is a third of it.
+const LIMIT: Duration = Duration::from_secs(450);
 /// What is read of the machine after its status is there.
 const GRACE: Duration = Duration::from_secs(10);
 
