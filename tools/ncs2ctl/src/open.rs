@@ -197,7 +197,7 @@ impl Sticks {
             any_firmware: global.any_firmware,
             // The fleet pings, so a stick whose host is gone may reset itself.
             patches: FirmwarePatches { watchdog: true, ddr: DdrType::default() },
-            reset_foreign: false,
+            ..boot::BootOptions::default()
         };
         let chosen = found.into_iter().map(|stick| stick.id);
         let ports = chosen
