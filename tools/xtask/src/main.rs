@@ -3,6 +3,7 @@
 //! This package has no dependency, so that it builds on a machine that lacks the C libraries it looks for.
 
 mod demo;
+mod machine;
 mod models;
 mod native;
 mod openvino;
