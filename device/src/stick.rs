@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ncs2::clock::Instant;
+use ncs2::transport::Direction;
 use ncs2::wire::ThrottleLevel;
 
 use crate::boot_rom::{BootRom, Booted};
@@ -20,6 +21,7 @@ use crate::graphs::GraphStats;
 use crate::heat::Heat;
 use crate::hub::Hub;
 use crate::link::Violations;
+use crate::tape::Tape;
 use crate::work::Work;
 use crate::{Timing, VirtualStats};
 
@@ -84,6 +86,7 @@ pub struct VirtualStick {
     resets: u64,
     hub: Option<(Arc<Hub>, usize)>,
     script: Option<Script>,
+    tape: Option<Tape>,
 }
 
 impl VirtualStick {
@@ -100,6 +103,7 @@ impl VirtualStick {
             resets: 0,
             hub: None,
             script: None,
+            tape: None,
         }
     }
 
@@ -174,6 +178,11 @@ impl VirtualStick {
         self.script = Some(script);
     }
 
+    /// Writes down all that crosses its XLink pipes from now on.
+    pub fn record(&mut self, tape: Tape) {
+        self.tape = Some(tape);
+    }
+
     /// Into its port: it appears unbooted.
     pub fn plug(&mut self) {
         if !self.is_plugged() {
@@ -242,6 +251,9 @@ impl VirtualStick {
             State::Rom(rom) => rom.handle_out(bytes, now),
             State::Up(firmware) => {
                 let taken = firmware.handle_out(bytes, &mut self.heat, now);
+                if let Some(tape) = &mut self.tape {
+                    tape.moved(Direction::Out, &bytes[..taken]);
+                }
                 self.break_down(now);
                 return taken;
             }
@@ -329,6 +341,9 @@ impl VirtualStick {
     /// The host took `n` bytes of what [`Self::poll_in`] shows (0 of a zero-length packet).
     pub fn consume_in(&mut self, n: usize) {
         if let State::Up(firmware) = &mut self.state {
+            if let (Some(tape), Some(sent)) = (&mut self.tape, firmware.link.next_in(Instant::FAR_FUTURE)) {
+                tape.moved(Direction::In, &sent[..n]);
+            }
             firmware.link.consume_in(n);
         }
     }
@@ -406,6 +421,12 @@ impl VirtualStick {
                 Identity::Booted
             }
         };
+        if let Some(tape) = &mut self.tape {
+            tape.note(match identity {
+                Identity::Unbooted => "appeared unbooted",
+                Identity::Booted => "appeared booted",
+            });
+        }
         self.events.push_back(BusEvent::Appeared(identity));
     }
 

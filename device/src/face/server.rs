@@ -1,24 +1,27 @@
 //! The thread that drives served sticks, and the handle on it.
 
 use std::fmt;
+use std::fs::File;
 use std::io;
 use std::ops::Range;
 use std::os::fd::OwnedFd;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
+use ncs2::StickId;
 use ncs2::clock::{Clock as _, Instant, Monotonic};
 use ncs2::error::{Error, ErrorKind, Result};
-use ncs2::transport::{Reactor, ReactorKind, Token, Waker};
+use ncs2::transport::{Reactor, ReactorKind, Token, TraceSink, Waker};
 
 use super::control::{self, Ask, Lines};
 use super::station::Station;
 use super::stream::{Door, Moved, Stream};
 use super::vhci::attach::Vhci;
 use super::{Command, Face, ServeOptions};
-use crate::{Config, Identity, PreparedCache, Profile, VirtualStats, VirtualStick, Work};
+use crate::{Config, Identity, PreparedCache, Profile, Tape, VirtualStats, VirtualStick, Work};
 
 const OP: &str = "serve virtual sticks";
 /// Threads that prepare and execute graphs: a long load and a run go side by side.
@@ -210,6 +213,13 @@ impl Driver {
         jobs: Sender<(usize, Work)>,
         stopped: Arc<AtomicBool>,
     ) -> Result<Self> {
+        let faults = options.faults.clone().unwrap_or_default();
+        faults.check("fault plan", Some(options.faces.len() * options.sticks))?;
+        if (0..options.faces.len() * options.sticks).any(|n| !faults.transfer_rules(n).is_empty()) {
+            return Err(Error::new(ErrorKind::InvalidInput, OP)
+                .detail("faults of single transfers are made in the host's own process: not behind a face"));
+        }
+        let trace = options.trace.as_deref().map(trace_to).transpose()?;
         let mut profile = Profile::load(&options.profile)?;
         profile.boot.any_firmware |= options.any_firmware;
         let mut reactor = Reactor::new(ReactorKind::detect().kind).map_err(system("no reactor"))?;
@@ -233,6 +243,13 @@ impl Driver {
                     seed: options.seed.wrapping_add(stations.len() as u64),
                 });
                 let mut stick = VirtualStick::new(config, clock.now());
+                let at = stations.len();
+                if options.faults.is_some() {
+                    stick.follow(faults.script(at, options.seed, clock.now()));
+                }
+                if let Some(sink) = &trace {
+                    stick.record(Tape::new(sink.clone(), StickId::sim(at)));
+                }
                 stick.plug();
                 stations.push(match face {
                     Face::Usbredir(address) => {
@@ -348,6 +365,14 @@ impl Driver {
         }
         deadline
     }
+}
+
+/// Text that is whole as soon as the server is gone.
+fn trace_to(path: &Path) -> Result<TraceSink> {
+    let file = File::create(path).map_err(|e| {
+        Error::new(ErrorKind::InvalidInput, OP).detail(format!("trace to {}", path.display())).caused_by(e)
+    })?;
+    Ok(TraceSink::new(Arc::new(Monotonic::new())).text(file))
 }
 
 fn status(stations: &[Station], profile: &str) -> Vec<StickStatus> {
