@@ -52,6 +52,8 @@ pub struct StickStatus {
     pub stats: VirtualStats,
     /// Times it left the bus by itself or by RESET.
     pub resets: u64,
+    /// Bulk transfers that ended since the host connected; 0 where there is no bus.
+    pub transfers: u64,
 }
 
 impl fmt::Display for StickStatus {
@@ -386,6 +388,7 @@ fn status(stations: &[Station], profile: &str) -> Vec<StickStatus> {
             plugged: station.stick.is_plugged(),
             stats: station.stick.stats(),
             resets: station.stick.resets(),
+            transfers: station.transfers(),
         })
         .collect()
 }

@@ -90,6 +90,15 @@ impl Station {
         }
     }
 
+    /// Bulk requests that ended since the host connected; 0 where there is no bus.
+    pub(crate) fn transfers(&self) -> u64 {
+        match &self.face {
+            Kind::Usbredir { host: Some((_, session)), .. } => session.transfers(),
+            Kind::Vhci { host: Some((_, session)), .. } => session.transfers(),
+            _ => 0,
+        }
+    }
+
     /// Name of the face.
     pub(crate) fn face_name(&self) -> &'static str {
         match &self.face {

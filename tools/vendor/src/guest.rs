@@ -162,6 +162,9 @@ impl Guest {
         let count = steps.as_array().map_or(0, Vec::len);
         let answers = (0..count).map(|n| client.step(n, STEP)).collect::<Result<Vec<_>, _>>()?;
         client.ends(STEP)?;
+        if setup.trace.is_some() {
+            self.stop()?;
+        }
         Ok(answers)
     }
 }

@@ -1,6 +1,7 @@
 //! This driver, driven by the same list of steps as the vendor's client (`client.py`), with the same answers.
 //!
-//! `config` comes first where it is needed: `{"ordering": "vendor"|"pipelined", "sticks": N, "watchdog": bool}`. The sticks are
+//! `config` comes first where it is needed: `{"ordering": "vendor"|"pipelined", "sticks": N, "watchdog": bool,
+//! "reset_foreign": bool}`. The sticks are
 //! booted and opened by the first `load`, all of the fleet's at the same time.
 
 use std::collections::{BTreeMap, VecDeque};
@@ -103,6 +104,7 @@ impl Client {
             let options = BootOptions {
                 firmware: Some(firmware()?),
                 patches: FirmwarePatches { watchdog, ddr: DdrType::Auto },
+                reset_foreign: self.config["reset_foreign"].as_bool().unwrap_or(false),
                 ..BootOptions::default()
             };
             let ordering = match self.config["ordering"].as_str() {
@@ -138,6 +140,12 @@ impl Client {
         let count = step["count"].as_u64().unwrap_or(1);
         let in_flight = step["in_flight"].as_u64().unwrap_or(0).max(1) as usize;
         let blob = graph.blob().clone();
+        let stick = match step["stick"].as_u64() {
+            None => None,
+            Some(n) => Some(
+                self.fleet.as_ref().and_then(|f| f.sticks().nth(n as usize)).ok_or("no such stick")?.clone(),
+            ),
+        };
         let names: Vec<&str> = blob.graph().outputs.iter().map(|o| o.name.as_str()).collect();
         let mut outputs: Vec<Vec<u8>> = vec![Vec::new(); names.len()];
         let mut waiting = VecDeque::new();
@@ -157,7 +165,8 @@ impl Client {
             }
             let mut lease = graph.input().map_err(|e| chain(&e))?;
             lease.copy_from(&work::input(&blob, n)).map_err(|e| chain(&e))?;
-            waiting.push_back(graph.submit(lease, SubmitOptions::default()).map_err(|e| chain(&e))?);
+            let options = SubmitOptions { stick: stick.clone(), ..SubmitOptions::default() };
+            waiting.push_back(graph.submit(lease, options).map_err(|e| chain(&e))?);
         }
         for ticket in waiting {
             keep(ticket)?;
