@@ -14,8 +14,10 @@ const TICKS_PER_SECOND: f64 = 100.0;
 /// Whose client.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Who {
-    /// OpenVINO 2021.4.2, unmodified.
+    /// OpenVINO 2021.4.2, unmodified, called from Python.
     Vendor,
+    /// The same libraries, called from C++: only `config`, one `load` of a blob, `bench`es, `close`.
+    VendorBench,
     /// This driver.
     Ours,
 }
@@ -28,6 +30,7 @@ impl Who {
     pub(crate) fn name(self) -> &'static str {
         match self {
             Who::Vendor => "vendor",
+            Who::VendorBench => "vendor-bench",
             Who::Ours => "ours",
         }
     }
@@ -47,17 +50,17 @@ impl Client {
         let file = PathBuf::from(format!("/tmp/steps.{}.json", who.name()));
         std::fs::write(&file, steps.to_string()).map_err(|e| format!("{}: {e}", file.display()))?;
         let mut command = match who {
-            Who::Vendor => python()?,
+            Who::Vendor => python(&file)?,
+            Who::VendorBench => vendor_bench(steps)?,
             Who::Ours => {
                 let mut own = Command::new(std::env::current_exe().map_err(|e| e.to_string())?);
-                own.arg("ours");
+                own.arg("ours").arg(&file);
                 own
             }
         };
         let log = Path::new("/out").join(format!("{log}.{}", who.name()));
         let errors = std::fs::File::create(&log).map_err(|e| format!("{}: {e}", log.display()))?;
         let mut child = command
-            .arg(&file)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(errors)
@@ -148,26 +151,52 @@ impl Drop for Client {
     }
 }
 
-/// The unpacked CPython with the unpacked wheels, on its own libraries.
-fn python() -> Result<Command, String> {
-    let setting = |name: &str| std::env::var(name).map_err(|_| format!("{name} is not set"));
+fn setting(name: &str) -> Result<String, String> {
+    std::env::var(name).map_err(|_| format!("{name} is not set"))
+}
+
+/// A program on the libraries of the wheel and of the unpacked packages.
+fn on_vendor_libraries(program: &str) -> Result<Command, String> {
     let (root, site) = (setting("NCS2_VENDOR_PYTHON")?, setting("NCS2_VENDOR_SITE")?);
-    let mut python = Command::new(format!("{root}/usr/bin/python3.9"));
-    python.env("PYTHONHOME", format!("{root}/usr"));
-    python.env("PYTHONPATH", format!("{site}:{root}/usr/lib/python3/dist-packages"));
-    python.env("PYTHONDONTWRITEBYTECODE", "1");
     let libraries = [
         format!("{site}/openvino/libs"),
         format!("{root}/usr/lib/x86_64-linux-gnu"),
         format!("{root}/lib/x86_64-linux-gnu"),
     ];
-    python.env("LD_LIBRARY_PATH", libraries.join(":"));
-    python.arg(setting("NCS2_VENDOR_CLIENT")?);
+    let mut command = Command::new(program);
+    command.env("LD_LIBRARY_PATH", libraries.join(":"));
+    Ok(command)
+}
+
+/// `client.py` in the unpacked CPython with the unpacked wheels.
+fn python(steps: &Path) -> Result<Command, String> {
+    let (root, site) = (setting("NCS2_VENDOR_PYTHON")?, setting("NCS2_VENDOR_SITE")?);
+    let mut python = on_vendor_libraries(&format!("{root}/usr/bin/python3.9"))?;
+    python.env("PYTHONHOME", format!("{root}/usr"));
+    python.env("PYTHONPATH", format!("{site}:{root}/usr/lib/python3/dist-packages"));
+    python.env("PYTHONDONTWRITEBYTECODE", "1");
+    python.arg(setting("NCS2_VENDOR_CLIENT")?).arg(steps);
     Ok(python)
+}
+
+/// `bench.cpp`, which takes its steps as arguments.
+fn vendor_bench(steps: &Value) -> Result<Command, String> {
+    let load = &steps[1];
+    let blob = load["blob"].as_str().ok_or("the second step loads no blob")?;
+    let mut program = on_vendor_libraries(&setting("NCS2_VENDOR_BENCH")?)?;
+    program.arg(format!("{}/openvino/libs", setting("NCS2_VENDOR_SITE")?)).args(["MYRIAD", blob]);
+    program.arg(load["requests"].as_u64().unwrap_or(1).to_string());
+    for step in steps.as_array().into_iter().flatten().filter(|s| s["do"] == "bench") {
+        program.arg(format!(
+            "{}:{}",
+            step["in_flight"].as_u64().unwrap_or(0),
+            step["seconds"].as_f64().unwrap_or(1.0)
+        ));
+    }
+    Ok(program)
 }
 
 /// The firmware that comes with the wheel, for our own client.
 pub(crate) fn firmware() -> Result<PathBuf, String> {
-    let site = std::env::var("NCS2_VENDOR_SITE").map_err(|_| "NCS2_VENDOR_SITE is not set")?;
-    Ok(Path::new(&site).join("openvino/libs/usb-ma2x8x.mvcmd"))
+    Ok(Path::new(&setting("NCS2_VENDOR_SITE")?).join("openvino/libs/usb-ma2x8x.mvcmd"))
 }

@@ -25,7 +25,8 @@ pub(crate) type Test = fn(&mut Guest) -> Verdict;
 /// A check that fails with its own text.
 macro_rules! ensure {
     ($condition:expr, $($text:tt)+) => {
-        if !$condition {
+        let holds: bool = $condition;
+        if !holds {
             return Err(format!($($text)+));
         }
     };

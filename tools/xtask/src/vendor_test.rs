@@ -52,7 +52,14 @@ pub fn run(args: &[&str]) -> Result<(), Stop> {
     }
     step("build", build)?;
     let machine = Machine::prepare()?;
-    let out = root().join("target/vm/vendor");
+    let place = root().join("target/vm");
+    let bench = place.join("vendor-bench");
+    let mut compile = Command::new("c++");
+    // The wheel's libraries were built with the strings of before C++11.
+    compile.args(["-std=c++14", "-O2", "-D_GLIBCXX_USE_CXX11_ABI=0"]);
+    compile.arg(root().join("tools/vendor/client/bench.cpp")).arg("-o").arg(&bench).arg("-ldl");
+    step("build bench.cpp", compile)?;
+    let out = place.join("vendor");
     let _ = fs::remove_dir_all(&out);
     make(&out)?;
     // Sockets need short paths, and the workspace may lie deep.
@@ -88,10 +95,11 @@ fn test(
     let command = format!("{} guest {}\n", quote(&program.to_string_lossy()), words.join(" "));
     let environment = format!(
         "export NCS2_VM_FACE=usbredir NCS2_VM_STICKS={STICKS} NCS2_VM_CONTROL=/dev/virtio-ports/ncs2-control \
-         NCS2_VENDOR_PYTHON={} NCS2_VENDOR_SITE={} NCS2_VENDOR_CLIENT={} NCS2_MODELS={}\n",
+         NCS2_VENDOR_PYTHON={} NCS2_VENDOR_SITE={} NCS2_VENDOR_CLIENT={} NCS2_VENDOR_BENCH={} NCS2_MODELS={}\n",
         quote(&vendor.python.to_string_lossy()),
         quote(&vendor.site.to_string_lossy()),
         quote(&root().join("tools/vendor/client/client.py").to_string_lossy()),
+        quote(&root().join("target/vm/vendor-bench").to_string_lossy()),
         quote(&models().to_string_lossy()),
     );
     let mut qemu = machine.boot(2, out, &environment, &command)?;
