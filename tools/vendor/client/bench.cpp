@@ -182,6 +182,7 @@ int main(int argc, char** argv) {
             if (c == '"' || c == '\\' || static_cast<unsigned char>(c) < ' ') c = ' ';
         end(step, word, "\"error\": \"" + text + "\", ");
     }
+    printf("{\"done\": true}\n");
     // Not exit(): the sticks reset themselves without us, and what the libraries free the kernel frees anyway.
     fflush(stdout);
     _exit(0);

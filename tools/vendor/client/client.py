@@ -1,10 +1,11 @@
-"""The vendor's client, driven by a list of steps: `client.py STEPS.json`, in the virtual machine.
+"""The vendor's client, driven by lists of steps, in the virtual machine. Each line of standard input names a file with a list.
 
 Prints one JSON object a line: first {"step": n, "do": word, "at": "begin"}, then the same step's answer, with "error" where the
-vendor's client raised one. `ncs2-vendor-tests ours` takes the same steps and answers in the same way. Standard library, numpy and
+vendor's client raised one, and {"done": true} behind the list. Every list has a core of its own. `ncs2-vendor-tests ours` takes the same steps and answers in the same way. Standard library, numpy and
 the wheel's own `openvino` only.
 """
 
+import gc
 import json
 import os
 import resource
@@ -367,16 +368,22 @@ def check(status):
         raise RuntimeError("request ended with status %d" % status)
 
 
-def main():
-    with open(sys.argv[1]) as file:
-        steps = json.load(file)
+def perform_all(steps):
     client = Client()
-    say({"ready": True})
     for n, step in enumerate(steps):
         say({"step": n, "do": step["do"], "at": "begin"})
         answer = client.perform(step)
         answer.update({"step": n, "do": step["do"], "at": "end"})
         say(answer)
+
+
+def main():
+    for line in sys.stdin:
+        with open(line.strip()) as file:
+            steps = json.load(file)
+        perform_all(steps)
+        gc.collect()
+        say({"done": True})
 
 
 main()

@@ -17,9 +17,9 @@ pub(crate) const TESTS: &[(&str, Test)] = &[
 ];
 
 /// Runs of each client in turn.
-const ROUNDS: usize = 3;
+const ROUNDS: usize = 2;
 /// Seconds of each measurement.
-const SECONDS: f64 = 3.0;
+const SECONDS: f64 = 2.5;
 const NETWORKS: [&str; 3] = ["mlp_fp16_s1", "squeezenet1_1_u8_s1", "resnet18_u8_s1"];
 
 /// A client with its order on the wire.
@@ -116,7 +116,7 @@ fn measure(
         });
     }
     client.step(3 + depths.len(), STEP)?;
-    client.ends(STEP)?;
+    client.done(STEP)?;
     Ok(all)
 }
 
@@ -251,7 +251,7 @@ fn ready(guest: &mut Guest) -> Verdict {
             let end = steps.len() - 1;
             steps.push(json!({ "do": "close" }));
             guest.serve(&Setup::hashing(sticks))?;
-            let mut client = Client::start(who, &json!(steps), "ready")?;
+            let mut client = guest.client(who, &json!(steps), "ready")?;
             client.begins(1, STEP)?;
             let start = std::time::Instant::now();
             for n in 1..=end {
@@ -260,7 +260,7 @@ fn ready(guest: &mut Guest) -> Verdict {
             }
             found.push(start.elapsed().as_secs_f64());
             client.step(end + 1, STEP)?;
-            client.ends(STEP)?;
+            guest.done(client)?;
         }
         let ratio = found[1] / found[0];
         last = Some(ratio);

@@ -1,8 +1,8 @@
-//! A client in a process of its own, given a list of steps; what it answers, line by line.
+//! A client in a process of its own, given lists of steps; what it answers, line by line.
 
-use std::io::{BufRead as _, BufReader};
+use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
@@ -40,6 +40,8 @@ impl Who {
 pub(crate) struct Client {
     who: Who,
     child: Child,
+    /// The vendor's, from Python: takes another list when it is done. Its start takes longer than most lists.
+    input: Option<ChildStdin>,
     lines: Receiver<String>,
     log: PathBuf,
 }
@@ -47,21 +49,19 @@ pub(crate) struct Client {
 impl Client {
     /// Starts `who` on these steps; its own chatter goes to `LOG.WHO` in the shared folder.
     pub(crate) fn start(who: Who, steps: &Value, log: &str) -> Result<Self, String> {
-        let file = PathBuf::from(format!("/tmp/steps.{}.json", who.name()));
-        std::fs::write(&file, steps.to_string()).map_err(|e| format!("{}: {e}", file.display()))?;
         let mut command = match who {
-            Who::Vendor => python(&file)?,
+            Who::Vendor => python()?,
             Who::VendorBench => vendor_bench(steps)?,
             Who::Ours => {
                 let mut own = Command::new(std::env::current_exe().map_err(|e| e.to_string())?);
-                own.arg("ours").arg(&file);
+                own.arg("ours").arg(write_steps(who, steps)?);
                 own
             }
         };
         let log = Path::new("/out").join(format!("{log}.{}", who.name()));
         let errors = std::fs::File::create(&log).map_err(|e| format!("{}: {e}", log.display()))?;
         let mut child = command
-            .stdin(Stdio::null())
+            .stdin(if who == Who::Vendor { Stdio::piped() } else { Stdio::null() })
             .stdout(Stdio::piped())
             .stderr(errors)
             .spawn()
@@ -75,7 +75,19 @@ impl Client {
                 }
             }
         });
-        Ok(Client { who, child, lines, log })
+        let input = child.stdin.take();
+        let mut client = Client { who, child, input, lines, log };
+        if who == Who::Vendor {
+            client.give(steps)?;
+        }
+        Ok(client)
+    }
+
+    /// Another list of steps, for one that is done with the last and takes more.
+    pub(crate) fn give(&mut self, steps: &Value) -> Result<(), String> {
+        let file = write_steps(self.who, steps)?;
+        let input = self.input.as_mut().ok_or("this client takes one list")?;
+        writeln!(input, "{}", file.display()).map_err(|e| format!("{}: {e}", self.who.name()))
     }
 
     /// The next answer that `wanted` is true for.
@@ -127,20 +139,10 @@ impl Client {
         Some(ticks / TICKS_PER_SECOND)
     }
 
-    /// Waits until the process ends by itself.
-    pub(crate) fn ends(mut self, patience: Duration) -> Result<(), String> {
-        let deadline = Instant::now() + patience;
-        while Instant::now() < deadline {
-            if let Ok(Some(status)) = self.child.try_wait() {
-                return if status.success() {
-                    Ok(())
-                } else {
-                    Err(format!("{} ended with {status}", self.who.name()))
-                };
-            }
-            std::thread::sleep(Duration::from_millis(10));
-        }
-        Err(format!("{} did not end within {patience:?}", self.who.name()))
+    /// Waits until it is done with its steps: everything that it opened is closed. What remains of a client that takes more.
+    pub(crate) fn done(mut self, patience: Duration) -> Result<Option<Client>, String> {
+        self.wait(patience, |a| a["done"] == true)?;
+        Ok(self.input.is_some().then_some(self))
     }
 }
 
@@ -149,6 +151,12 @@ impl Drop for Client {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+fn write_steps(who: Who, steps: &Value) -> Result<PathBuf, String> {
+    let file = PathBuf::from(format!("/tmp/steps.{}.json", who.name()));
+    std::fs::write(&file, steps.to_string()).map_err(|e| format!("{}: {e}", file.display()))?;
+    Ok(file)
 }
 
 fn setting(name: &str) -> Result<String, String> {
@@ -169,13 +177,13 @@ fn on_vendor_libraries(program: &str) -> Result<Command, String> {
 }
 
 /// `client.py` in the unpacked CPython with the unpacked wheels.
-fn python(steps: &Path) -> Result<Command, String> {
+fn python() -> Result<Command, String> {
     let (root, site) = (setting("NCS2_VENDOR_PYTHON")?, setting("NCS2_VENDOR_SITE")?);
     let mut python = on_vendor_libraries(&format!("{root}/usr/bin/python3.9"))?;
     python.env("PYTHONHOME", format!("{root}/usr"));
     python.env("PYTHONPATH", format!("{site}:{root}/usr/lib/python3/dist-packages"));
     python.env("PYTHONDONTWRITEBYTECODE", "1");
-    python.arg(setting("NCS2_VENDOR_CLIENT")?).arg(steps);
+    python.arg(setting("NCS2_VENDOR_CLIENT")?);
     Ok(python)
 }
 

@@ -395,7 +395,7 @@ fn force_reset_of_a_booted_stick(guest: &mut Guest) -> Verdict {
             { "do": "infer", "graph": "a", "to": format!("/tmp/{}", who.name()) },
             { "do": "close" },
         ]);
-        let mut client = Client::start(who, &steps, "force-reset")?;
+        let mut client = guest.client(who, &steps, "force-reset")?;
         for n in 0..4 {
             let answer = client.step(n, STEP)?;
             ensure!(answer["error"].is_null(), "{}, step {n}: {}", who.name(), answer["error"]);
@@ -407,7 +407,7 @@ fn force_reset_of_a_booted_stick(guest: &mut Guest) -> Verdict {
                 ));
             }
         }
-        client.ends(STEP)?;
+        guest.done(client)?;
     }
     Ok(())
 }

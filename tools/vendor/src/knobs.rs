@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::client::{Client, Who};
+use crate::client::Who;
 use crate::conformance::outputs;
 use crate::figures::{head, row};
 use crate::guest::{Guest, Test, Verdict, ensure, model};
@@ -116,7 +116,7 @@ fn attempt(guest: &mut Guest, who: Who, setup: &Setup, ordering: &str) -> Result
         { "do": "close" },
     ]);
     guest.serve(setup)?;
-    let mut client = Client::start(who, &steps, "knobs")?;
+    let mut client = guest.client(who, &steps, "knobs")?;
     let mut answers = Vec::new();
     for (n, step) in steps.as_array().into_iter().flatten().enumerate() {
         let word = step["do"].as_str().unwrap_or_default();
@@ -133,7 +133,7 @@ fn attempt(guest: &mut Guest, who: Who, setup: &Setup, ordering: &str) -> Result
         }
         answers.push(answer);
     }
-    if let Err(why) = client.ends(PATIENCE) {
+    if let Err(why) = guest.done(client) {
         return Ok(Outcome::Failed(why));
     }
     Ok(Outcome::Answers(outputs(&answers)?))

@@ -33,7 +33,6 @@ pub(crate) fn run(steps: &Path) -> Result<(), String> {
     let text = fs::read_to_string(steps).map_err(|e| format!("{}: {e}", steps.display()))?;
     let steps: Vec<Value> = serde_json::from_str(&text).map_err(|e| e.to_string())?;
     let mut client = Client { config: json!({}), fleet: None, graphs: BTreeMap::new() };
-    say(&json!({ "ready": true }));
     for (n, step) in steps.iter().enumerate() {
         let word = step["do"].as_str().unwrap_or_default();
         say(&json!({ "step": n, "do": word, "at": "begin" }));
@@ -43,6 +42,8 @@ pub(crate) fn run(steps: &Path) -> Result<(), String> {
         answer["at"] = json!("end");
         say(&answer);
     }
+    drop(client);
+    say(&json!({ "done": true }));
     Ok(())
 }
 
