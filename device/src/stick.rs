@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ncs2::clock::Instant;
+use ncs2::transport::Direction;
 use ncs2::wire::ThrottleLevel;
 
 use crate::boot_rom::{BootRom, Booted};
@@ -20,6 +21,7 @@ use crate::graphs::GraphStats;
 use crate::heat::Heat;
 use crate::hub::Hub;
 use crate::link::Violations;
+use crate::tape::Tape;
 use crate::work::Work;
 use crate::{Timing, VirtualStats};
 
@@ -88,6 +90,7 @@ pub struct VirtualStick {
     received: u64,
     /// Bytes to go on a pipe until it breaks, and how.
     trap: Option<(Way, u64, FaultKind)>,
+    tape: Option<Tape>,
 }
 
 impl VirtualStick {
@@ -106,6 +109,7 @@ impl VirtualStick {
             script: None,
             received: 0,
             trap: None,
+            tape: None,
         }
     }
 
@@ -182,12 +186,22 @@ impl VirtualStick {
         self.hub = Some((hub, n));
     }
 
+    /// In the place of another, it follows the same plan onto the same tape behind the same hub.
+    pub fn take_place_of(&mut self, other: VirtualStick) {
+        (self.hub, self.script, self.tape) = (other.hub, other.script, other.tape);
+    }
+
     /// Breaks by a plan from now on.
     pub fn follow(&mut self, script: Script) {
         if let State::Up(firmware) = &mut self.state {
             firmware.graphs.script = Some(script.clone());
         }
         self.script = Some(script);
+    }
+
+    /// Writes down all that crosses its XLink pipes from now on.
+    pub fn record(&mut self, tape: Tape) {
+        self.tape = Some(tape);
     }
 
     /// Into its port: it appears unbooted.
@@ -277,6 +291,9 @@ impl VirtualStick {
             State::Rom(rom) => rom.handle_out(bytes, now),
             State::Up(firmware) => {
                 let taken = firmware.handle_out(bytes, &mut self.heat, now);
+                if let Some(tape) = &mut self.tape {
+                    tape.moved(Direction::Out, &bytes[..taken]);
+                }
                 self.break_down(now);
                 return taken;
             }
@@ -364,6 +381,9 @@ impl VirtualStick {
     /// The host took `n` bytes of what [`Self::poll_in`] shows (0 of a zero-length packet).
     pub fn consume_in(&mut self, n: usize) {
         if let State::Up(firmware) = &mut self.state {
+            if let (Some(tape), Some(sent)) = (&mut self.tape, firmware.link.next_in(Instant::FAR_FUTURE)) {
+                tape.moved(Direction::In, &sent[..n]);
+            }
             firmware.link.consume_in(n);
         }
         self.moved(Way::In, n);
@@ -461,6 +481,12 @@ impl VirtualStick {
                 Identity::Booted
             }
         };
+        if let Some(tape) = &mut self.tape {
+            tape.note(match identity {
+                Identity::Unbooted => "appeared unbooted",
+                Identity::Booted => "appeared booted",
+            });
+        }
         self.events.push_back(BusEvent::Appeared(identity));
     }
 

@@ -1,17 +1,20 @@
 //! The thread that drives served sticks, and the handle on it.
 
 use std::fmt;
+use std::fs::File;
 use std::io;
 use std::ops::Range;
 use std::os::fd::OwnedFd;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
+use ncs2::StickId;
 use ncs2::clock::{Clock as _, Instant, Monotonic};
 use ncs2::error::{Error, ErrorKind, Result};
-use ncs2::transport::{Reactor, ReactorKind, Token, Waker};
+use ncs2::transport::{Reactor, ReactorKind, Token, TraceSink, Waker};
 
 use super::control::{self, Ask, Lines};
 use super::station::Station;
@@ -19,7 +22,7 @@ use super::stream::{Door, Moved, Stream};
 use super::vhci::attach::Vhci;
 use super::{Command, Face, ServeOptions};
 use crate::fault_plan::{FaultKind, Way};
-use crate::{Config, Identity, PreparedCache, Profile, VirtualStats, VirtualStick, Work};
+use crate::{Config, Identity, PreparedCache, Profile, Tape, VirtualStats, VirtualStick, Work};
 
 const OP: &str = "serve virtual sticks";
 /// Threads that prepare and execute graphs: a long load and a run go side by side.
@@ -52,6 +55,8 @@ pub struct StickStatus {
     pub received_bytes: u64,
     /// Times it left the bus by itself or by RESET.
     pub resets: u64,
+    /// Bulk transfers that ended since the host connected; 0 where there is no bus.
+    pub transfers: u64,
 }
 
 impl fmt::Display for StickStatus {
@@ -217,6 +222,13 @@ impl Driver {
         jobs: Sender<(usize, Work)>,
         stopped: Arc<AtomicBool>,
     ) -> Result<Self> {
+        let faults = options.faults.clone().unwrap_or_default();
+        faults.check("fault plan", Some(options.faces.len() * options.sticks))?;
+        if (0..options.faces.len() * options.sticks).any(|n| !faults.transfer_rules(n).is_empty()) {
+            return Err(Error::new(ErrorKind::InvalidInput, OP)
+                .detail("faults of single transfers are made in the host's own process: not behind a face"));
+        }
+        let trace = options.trace.as_deref().map(trace_to).transpose()?;
         let mut profile = Profile::load(&options.profile)?;
         profile.boot.any_firmware |= options.any_firmware;
         let mut reactor = Reactor::new(ReactorKind::detect().kind).map_err(system("no reactor"))?;
@@ -240,6 +252,13 @@ impl Driver {
                     seed: options.seed.wrapping_add(stations.len() as u64),
                 });
                 let mut stick = VirtualStick::new(config, clock.now());
+                let at = stations.len();
+                if options.faults.is_some() {
+                    stick.follow(faults.script(at, options.seed, clock.now()));
+                }
+                if let Some(sink) = &trace {
+                    stick.record(Tape::new(sink.clone(), StickId::sim(at)));
+                }
                 stick.plug();
                 stations.push(match face {
                     Face::Usbredir(address) => {
@@ -370,6 +389,14 @@ impl Driver {
     }
 }
 
+/// Text that is whole as soon as the server is gone.
+fn trace_to(path: &Path) -> Result<TraceSink> {
+    let file = File::create(path).map_err(|e| {
+        Error::new(ErrorKind::InvalidInput, OP).detail(format!("trace to {}", path.display())).caused_by(e)
+    })?;
+    Ok(TraceSink::new(Arc::new(Monotonic::new())).text(file))
+}
+
 fn status(stations: &[Station]) -> Vec<StickStatus> {
     stations
         .iter()
@@ -382,6 +409,7 @@ fn status(stations: &[Station]) -> Vec<StickStatus> {
             stats: station.stick.stats(),
             received_bytes: station.stick.received_bytes(),
             resets: station.stick.resets(),
+            transfers: station.transfers(),
         })
         .collect()
 }

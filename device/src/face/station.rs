@@ -85,7 +85,8 @@ impl Station {
     /// Another stick, into the empty port. The profile is taken as it is.
     pub(crate) fn replace(&mut self, config: Arc<Config>, now: Instant) {
         self.link = config.profile.link;
-        self.stick = VirtualStick::new(config, now);
+        let before = std::mem::replace(&mut self.stick, VirtualStick::new(config, now));
+        self.stick.take_place_of(before);
         match &mut self.face {
             Kind::Usbredir { host: Some((_, session)), .. } => session.set_link(self.link),
             // Their sessions begin with the stick.
@@ -100,6 +101,15 @@ impl Station {
             Kind::Usbredir { host, .. } => host.is_some(),
             Kind::Vhci { host, .. } => host.is_some(),
             Kind::Socket { wire, .. } => wire.is_some(),
+        }
+    }
+
+    /// Bulk requests that ended since the host connected; 0 where there is no bus.
+    pub(crate) fn transfers(&self) -> u64 {
+        match &self.face {
+            Kind::Usbredir { host: Some((_, session)), .. } => session.transfers(),
+            Kind::Vhci { host: Some((_, session)), .. } => session.transfers(),
+            _ => 0,
         }
     }
 

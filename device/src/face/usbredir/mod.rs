@@ -115,6 +115,11 @@ impl Session {
         self.usb.poll_timeout(now)
     }
 
+    /// Bulk requests of this connection that ended.
+    pub(crate) fn transfers(&self) -> u64 {
+        self.usb.transfers()
+    }
+
     // ---------------------------------------------------------------------------------------------------------------
 
     fn encoder(&mut self) -> Encoder<'_> {
