@@ -1,6 +1,5 @@
 //! The thread that drives served sticks, and the handle on it.
 
-use std::fmt;
 use std::fs::File;
 use std::io;
 use std::ops::Range;
@@ -20,9 +19,9 @@ use super::control::{self, Ask, Lines};
 use super::station::Station;
 use super::stream::{Door, Moved, Stream};
 use super::vhci::attach::Vhci;
-use super::{Command, Face, ServeOptions};
+use super::{Command, Face, ServeOptions, StickStatus};
 use crate::fault_plan::{FaultKind, Way};
-use crate::{Config, Identity, PreparedCache, Profile, Tape, VirtualStats, VirtualStick, Work};
+use crate::{Config, PreparedCache, Profile, Tape, VirtualStick, Work};
 
 const OP: &str = "serve virtual sticks";
 /// Threads that prepare and execute graphs: a long load and a run go side by side.
@@ -35,47 +34,6 @@ const MAX_CONTROLS: usize = 16;
 const MAX_ANSWERS: usize = 1 << 20;
 /// Read from a host at a time.
 const SCRATCH_BYTES: usize = 256 * 1024;
-
-/// What a served stick is doing.
-#[derive(Clone, Debug)]
-pub struct StickStatus {
-    /// `usbredir`, `vhci` or `socket`.
-    pub face: &'static str,
-    /// Name of its profile.
-    pub profile: String,
-    /// A host is connected.
-    pub connected: bool,
-    /// What it is on the bus; `None` while it is away or unplugged.
-    pub identity: Option<Identity>,
-    /// In its port.
-    pub plugged: bool,
-    /// Counters.
-    pub stats: VirtualStats,
-    /// Bytes that the host sent since the stick appeared as what it is.
-    pub received_bytes: u64,
-    /// Times it left the bus by itself or by RESET.
-    pub resets: u64,
-    /// Bulk transfers that ended since the host connected; 0 where there is no bus.
-    pub transfers: u64,
-}
-
-impl fmt::Display for StickStatus {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let state = match (self.plugged, self.identity) {
-            (false, _) => "unplugged",
-            (true, None) => "away",
-            (true, Some(Identity::Unbooted)) => "unbooted",
-            (true, Some(Identity::Booted)) => "booted",
-        };
-        let host = if self.connected { "connected" } else { "alone" };
-        let (face, inferences, resets) = (self.face, self.stats.inferences, self.resets);
-        let (profile, received) = (&self.profile, self.received_bytes);
-        write!(
-            f,
-            "{face} {host} {state} inferences={inferences} resets={resets} received={received} profile={profile} simulated"
-        )
-    }
-}
 
 enum Message {
     Command(usize, Command),
@@ -400,16 +358,21 @@ fn trace_to(path: &Path) -> Result<TraceSink> {
 fn status(stations: &[Station]) -> Vec<StickStatus> {
     stations
         .iter()
-        .map(|station| StickStatus {
-            face: station.face_name(),
-            profile: station.stick.config().profile.name.clone(),
-            connected: station.is_connected(),
-            identity: station.stick.identity(),
-            plugged: station.stick.is_plugged(),
-            stats: station.stick.stats(),
-            received_bytes: station.stick.received_bytes(),
-            resets: station.stick.resets(),
-            transfers: station.transfers(),
+        .map(|station| {
+            let (celsius, level) = station.stick.heat();
+            StickStatus {
+                face: station.face_name().to_owned(),
+                profile: station.stick.config().profile.name.clone(),
+                connected: station.is_connected(),
+                identity: station.stick.identity(),
+                plugged: station.stick.is_plugged(),
+                inferences: station.stick.stats().inferences,
+                resets: station.stick.resets(),
+                received_bytes: station.stick.received_bytes(),
+                transfers: station.transfers(),
+                celsius,
+                level: level as u8,
+            }
         })
         .collect()
 }

@@ -125,7 +125,7 @@ impl Host {
             let sticks = server.status().map_err(|e| chain(&e))?;
             let sticks: Vec<Value> = sticks
                 .iter()
-                .map(|s| json!({ "inferences": s.stats.inferences, "resets": s.resets, "transfers": s.transfers }))
+                .map(|s| json!({ "inferences": s.inferences, "resets": s.resets, "transfers": s.transfers }))
                 .collect();
             return Ok(json!({ "ok": true, "sticks": sticks }));
         }

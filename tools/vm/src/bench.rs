@@ -7,6 +7,7 @@ use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
 use ncs2::transport::usb::discover::{self, Found, FoundState};
+use ncs2_device::face::StickStatus;
 use rusb::UsbContext as _;
 
 use crate::wire::Wire;
@@ -26,34 +27,6 @@ pub(crate) struct Bench {
     /// What a test wants to say beside its verdict.
     pub(crate) notes: Vec<String>,
     control: Control,
-}
-
-/// A line of the emulator's `list`.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub(crate) struct Status {
-    /// `unbooted`, `booted`, `away` or `unplugged`.
-    pub(crate) state: String,
-    /// Inferences since it was plugged in.
-    pub(crate) inferences: u64,
-    /// Times it left the bus by itself.
-    pub(crate) resets: u64,
-    /// Bytes that it took since it appeared.
-    pub(crate) received: u64,
-}
-
-impl Status {
-    /// `3 usbredir connected booted inferences=0 resets=0 received=0 …`
-    fn parse(line: &str) -> Option<Self> {
-        let number = |name: &str| {
-            line.split_whitespace().find_map(|w| w.strip_prefix(name)?.strip_prefix('=')?.parse().ok())
-        };
-        Some(Status {
-            state: line.split_whitespace().nth(3)?.to_owned(),
-            inferences: number("inferences")?,
-            resets: number("resets")?,
-            received: number("received")?,
-        })
-    }
 }
 
 struct Control {
@@ -139,10 +112,10 @@ impl Bench {
     }
 
     /// What the emulator says of stick `n`.
-    pub(crate) fn status(&mut self, n: usize) -> Result<Status, String> {
+    pub(crate) fn status(&mut self, n: usize) -> Result<StickStatus, String> {
         let lines = self.command("list")?;
-        let line = lines.get(n).ok_or_else(|| format!("the emulator lists no stick {n}"))?;
-        Status::parse(line).ok_or_else(|| format!("the emulator lists: {line}"))
+        let line = lines.iter().find_map(|line| line.strip_prefix(&format!("{n} ")));
+        line.ok_or_else(|| format!("the emulator lists no stick {n}"))?.parse()
     }
 
     /// Until the emulator's word of stick `n` is as wanted.
@@ -150,8 +123,8 @@ impl Bench {
         &mut self,
         n: usize,
         what: &str,
-        wanted: impl Fn(&Status) -> bool,
-    ) -> Result<Status, String> {
+        wanted: impl Fn(&StickStatus) -> bool,
+    ) -> Result<StickStatus, String> {
         let deadline = Instant::now() + PATIENCE;
         loop {
             let status = self.status(n)?;

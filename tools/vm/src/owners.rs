@@ -22,11 +22,11 @@ pub(crate) fn killed_while_it_sends_the_firmware(bench: &mut Bench) -> Verdict {
     bench.command("hang 5 out 1200000")?;
     let mut owner = Owner::start(&found.id, SMALL)?;
     owner.says("opening")?;
-    bench.until(5, "half an image", |stick| stick.received >= 1_200_000)?;
+    bench.until(5, "half an image", |stick| stick.received_bytes >= 1_200_000)?;
     owner.kill()?;
     bench.command("resume 5")?;
     let half = bench.status(5)?;
-    ensure!(half.state == "unbooted", "expected half an image in the boot ROM, found {half:?}");
+    ensure!(half.state() == "unbooted", "expected half an image in the boot ROM, found {half:?}");
     let start = Instant::now();
     let mut next = Owner::start(&found.id, SMALL)?;
     next.owns()?;
@@ -41,22 +41,22 @@ pub(crate) fn killed_while_it_sends_a_tensor(bench: &mut Bench) -> Verdict {
     let mut owner = Owner::start(&found.id, LARGE)?;
     owner.owns()?;
     owner.runs(2)?;
-    let before = bench.status(5)?.received;
+    let before = bench.status(5)?.received_bytes;
     bench.command("hang 5 out 100000")?;
     owner.tell("run 1000")?;
-    bench.until(5, "most of a tensor", |stick| stick.received >= before + 100_000)?;
+    bench.until(5, "most of a tensor", |stick| stick.received_bytes >= before + 100_000)?;
     owner.kill()?;
-    let heard = bench.status(5)?.received;
+    let heard = bench.status(5)?.received_bytes;
     let start = Instant::now();
     let mut next = Owner::start(&found.id, LARGE)?;
     next.says("opening")?;
     bench.command("resume 5")?;
     let mut last = bench.status(5)?;
-    while last.state == "booted" {
+    while last.state() == "booted" {
         ensure!(
-            last.received == heard,
+            last.received_bytes == heard,
             "a stick in the middle of a tensor was spoken to: {} bytes",
-            last.received - heard
+            last.received_bytes - heard
         );
         ensure!(start.elapsed() < PATIENCE, "it did not come back: {last:?}");
         last = bench.status(5)?;
@@ -76,7 +76,7 @@ pub(crate) fn left_booted_without_a_watchdog(bench: &mut Bench) -> Verdict {
     let mut owner = Owner::start(&found.id, SMALL)?;
     owner.owns()?;
     owner.kill()?;
-    let heard = bench.wait_for(5, FoundState::Booted).and_then(|_| bench.status(5))?.received;
+    let heard = bench.wait_for(5, FoundState::Booted).and_then(|_| bench.status(5))?.received_bytes;
     let options = BootOptions { reset_foreign: true, ..fleet::options()? };
     let start = Instant::now();
     let result = boot::connect(&found.id, &options, Duration::from_secs(6));
@@ -92,7 +92,7 @@ pub(crate) fn left_booted_without_a_watchdog(bench: &mut Bench) -> Verdict {
             bench.note(format!("given up after {} ms: {text}", took.as_millis()));
             ensure!(text.contains("plug"), "expected what to do about it, found {text}");
             let after = bench.status(5)?;
-            ensure!(after.received == heard, "it was spoken to: {} bytes", after.received - heard);
+            ensure!(after.received_bytes == heard, "it was spoken to: {} bytes", after.received_bytes - heard);
         }
     }
     bench.booted(5).map(drop)

@@ -145,7 +145,7 @@ fn pulled(
         Stage::Download => "unplug 2 in 40000",
     };
     bench.command(command)?;
-    let received = bench.status(2)?.received;
+    let received = bench.status(2)?.received_bytes;
     let over = AtomicBool::new(false);
     let (ended, before, others) = std::thread::scope(|scope| {
         let other = scope.spawn(|| {
@@ -166,11 +166,11 @@ fn pulled(
         let pulled = (|| {
             if matches!(stage, Stage::Execute) {
                 let sent = received + graph.blob().graph().input_bytes as u64;
-                let mut last = bench.until(2, "its input", |stick| stick.received > sent)?.received;
+                let mut last = bench.until(2, "its input", |stick| stick.received_bytes > sent)?.received_bytes;
                 // Nothing more is sent to it: it has the trigger, and holds what it computes.
                 let mut quiet = Instant::now();
                 while quiet.elapsed() < Duration::from_millis(150) {
-                    let now = bench.status(2)?.received;
+                    let now = bench.status(2)?.received_bytes;
                     if now != last {
                         (last, quiet) = (now, Instant::now());
                     }
@@ -184,7 +184,7 @@ fn pulled(
             let mut before = Instant::now();
             while Instant::now() < deadline {
                 let asked = Instant::now();
-                if bench.status(2)?.state == "unplugged" {
+                if bench.status(2)?.state() == "unplugged" {
                     return Ok(before);
                 }
                 before = asked;
