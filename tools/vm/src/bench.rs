@@ -138,14 +138,17 @@ impl Bench {
         }
     }
 
-    /// Every stick as if it had just been plugged in, all at the same time.
-    pub(crate) fn all_fresh(&mut self) -> Result<Vec<Found>, String> {
+    /// No stick is in its port.
+    pub(crate) fn all_gone(&mut self) -> Result<(), String> {
         for n in 0..self.sticks {
             self.pull(n)?;
         }
-        for n in 0..self.sticks {
-            self.wait_gone(n)?;
-        }
+        (0..self.sticks).try_for_each(|n| self.wait_gone(n))
+    }
+
+    /// Every stick as if it had just been plugged in, all at the same time.
+    pub(crate) fn all_fresh(&mut self) -> Result<Vec<Found>, String> {
+        self.all_gone()?;
         for n in 0..self.sticks {
             self.plug(n, PROFILE)?;
         }

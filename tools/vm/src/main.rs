@@ -11,6 +11,7 @@ mod fleet;
 mod long;
 mod owner;
 mod owners;
+mod readme;
 mod rights;
 mod sizes;
 mod unplug;
@@ -57,6 +58,7 @@ const TESTS: &[(&str, Test)] = &[
     ("unplug::pulled_stick_is_gone_and_comes_back", unplug::pulled_stick_is_gone_and_comes_back),
     ("unplug::pulled_in_the_middle_of_the_firmware", unplug::pulled_in_the_middle_of_the_firmware),
     ("rights::users_may_open_with_the_rule_alone", rights::users_may_open_with_the_rule_alone),
+    ("readme::commands_of_the_readme_work", readme::commands_of_the_readme_work),
     ("sizes::around_a_packet", sizes::around_a_packet),
     ("sizes::around_a_packet_with_zero_length_ones", sizes::around_a_packet_with_zero_length_ones),
     ("sizes::around_a_packet_at_high_speed", sizes::around_a_packet_at_high_speed),
