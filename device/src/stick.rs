@@ -277,7 +277,9 @@ impl VirtualStick {
             return 0;
         }
         let bytes = match self.trap {
-            Some((Way::Out, left, _)) => &bytes[..bytes.len().min(usize::try_from(left).unwrap_or(usize::MAX))],
+            Some((Way::Out, left, _)) => {
+                &bytes[..bytes.len().min(usize::try_from(left).unwrap_or(usize::MAX))]
+            }
             _ => bytes,
         };
         let taken = self.take_out(bytes, now);

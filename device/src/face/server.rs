@@ -396,12 +396,7 @@ struct Guest {
 /// What a guest wants done, by the number of the stick among those of his control.
 enum Order {
     Command(usize, Command),
-    After {
-        n: usize,
-        kind: FaultKind,
-        way: Way,
-        bytes: u64,
-    },
+    After { n: usize, kind: FaultKind, way: Way, bytes: u64 },
     Plug(usize, Box<Profile>),
     Connect(usize, OwnedFd),
 }
@@ -471,9 +466,7 @@ impl Guest {
             }
             while let Some(line) = self.lines.next() {
                 match control::parse(&line, stations.len()) {
-                    Ok(Ask::List) => {
-                        self.answers.extend(control::list(&status(stations)).into_bytes())
-                    }
+                    Ok(Ask::List) => self.answers.extend(control::list(&status(stations)).into_bytes()),
                     Ok(Ask::Stick(command, n)) => {
                         orders.push(Order::Command(n, command));
                         self.answers.extend(b"ok\n");

@@ -33,8 +33,8 @@ fn deny_io_uring() -> Verdict {
     let failed = |e: seccompiler::BackendError| format!("seccomp filter: {e}");
     let rules: BTreeMap<_, _> = IO_URING.iter().map(|number| (*number, Vec::new())).collect();
     let arch = std::env::consts::ARCH.try_into().map_err(failed)?;
-    let filter = SeccompFilter::new(rules, SeccompAction::Allow, SeccompAction::Errno(EPERM), arch)
-        .map_err(failed)?;
+    let filter =
+        SeccompFilter::new(rules, SeccompAction::Allow, SeccompAction::Errno(EPERM), arch).map_err(failed)?;
     let program: BpfProgram = filter.try_into().map_err(failed)?;
     seccompiler::apply_filter(&program).map_err(|e| format!("seccomp filter: {e}"))
 }
@@ -123,7 +123,11 @@ pub(crate) fn as_in_a_container(bench: &mut Bench) -> Verdict {
         says_epoll(&kind)?;
         owner.runs(50)?;
         owner.closes()?;
-        bench.note(format!("owned after {} ms, closed after {} ms", owned.as_millis(), start.elapsed().as_millis()));
+        bench.note(format!(
+            "owned after {} ms, closed after {} ms",
+            owned.as_millis(),
+            start.elapsed().as_millis()
+        ));
     }
     // A stick that is pulled and put back while the container runs.
     let mut owner = Owner::spawn(command())?;

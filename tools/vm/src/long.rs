@@ -72,7 +72,8 @@ pub(crate) fn many_inferences(bench: &mut Bench) -> Verdict {
     let expected = fleet::expected(&blob, 64)?;
     let fleet = fleet::open(&[bench.fresh(0)?])?;
     let graph = fleet.load(&blob, LoadOptions::default()).map_err(|e| fleet::chain(&e))?;
-    let batch = |n: usize| fleet::run(&graph, &blob, n).and_then(|answers| fleet::compare(&answers, &expected));
+    let batch =
+        |n: usize| fleet::run(&graph, &blob, n).and_then(|answers| fleet::compare(&answers, &expected));
     batch(BATCH)?;
     let warm = Held::now()?;
     let start = Instant::now();
@@ -81,7 +82,8 @@ pub(crate) fn many_inferences(bench: &mut Bench) -> Verdict {
     }
     let seconds = start.elapsed().as_secs_f64();
     let end = Held::now()?;
-    bench.note(format!("{count} inferences, {:.0}/s; before {warm:?}, after {end:?}", count as f64 / seconds));
+    bench
+        .note(format!("{count} inferences, {:.0}/s; before {warm:?}, after {end:?}", count as f64 / seconds));
     ensure!(
         (end.descriptors, end.threads) == (warm.descriptors, warm.threads),
         "descriptors or threads were left: {warm:?}, then {end:?}"

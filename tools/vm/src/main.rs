@@ -88,7 +88,9 @@ fn main() -> ExitCode {
     }
     match wanted.split_first() {
         Some((flag, words)) if flag == "--own" => return owner::main(words),
-        Some((flag, words)) if flag == "--without-io-uring" => return container::exec_without_io_uring(words),
+        Some((flag, words)) if flag == "--without-io-uring" => {
+            return container::exec_without_io_uring(words);
+        }
         _ => {}
     }
     let mut bench = match Bench::open() {

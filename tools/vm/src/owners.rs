@@ -92,7 +92,11 @@ pub(crate) fn left_booted_without_a_watchdog(bench: &mut Bench) -> Verdict {
             bench.note(format!("given up after {} ms: {text}", took.as_millis()));
             ensure!(text.contains("plug"), "expected what to do about it, found {text}");
             let after = bench.status(5)?;
-            ensure!(after.received_bytes == heard, "it was spoken to: {} bytes", after.received_bytes - heard);
+            ensure!(
+                after.received_bytes == heard,
+                "it was spoken to: {} bytes",
+                after.received_bytes - heard
+            );
         }
     }
     bench.booted(5).map(drop)

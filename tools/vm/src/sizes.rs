@@ -24,7 +24,8 @@ const MIB: usize = 1 << 20;
 fn blob(input: usize, output: usize) -> Result<Blob, String> {
     let path = fleet::models().join("tiny_u8_s1.blob");
     let mut bytes = std::fs::read(&path).map_err(|e| format!("{}: {e}", path.display()))?;
-    let word = |bytes: &[u8], at: usize| bytes[at..at + 4].iter().rev().fold(0, |n, b| n << 8 | usize::from(*b));
+    let word =
+        |bytes: &[u8], at: usize| bytes[at..at + 4].iter().rev().fold(0, |n, b| n << 8 | usize::from(*b));
     for ([size_at, list_at], size) in [(INPUT, input), (OUTPUT, output)] {
         let offset_at = word(&bytes, list_at) + OFFSET;
         let offset = word(&bytes, offset_at) + size - word(&bytes, size_at);
@@ -33,7 +34,8 @@ fn blob(input: usize, output: usize) -> Result<Blob, String> {
             bytes[at..at + 4].copy_from_slice(&value.to_le_bytes());
         }
     }
-    Blob::from_bytes("awkward", &bytes).map_err(|e| format!("{input} to {output} bytes: {}", fleet::chain(&e)))
+    Blob::from_bytes("awkward", &bytes)
+        .map_err(|e| format!("{input} to {output} bytes: {}", fleet::chain(&e)))
 }
 
 fn answers(found: Found, sizes: &[(usize, usize)], bench: &mut Bench) -> Verdict {
@@ -76,7 +78,6 @@ pub(crate) fn around_a_packet_at_high_speed(bench: &mut Bench) -> Verdict {
 
 pub(crate) fn around_a_mebibyte(bench: &mut Bench) -> Verdict {
     let found = bench.fresh(3)?;
-    let sizes =
-        [(MIB - 1, 1023), (MIB, MIB - 1), (MIB + 1, MIB), (2 * MIB, MIB + 1), (4096, 2 * MIB + 1024)];
+    let sizes = [(MIB - 1, 1023), (MIB, MIB - 1), (MIB + 1, MIB), (2 * MIB, MIB + 1), (4096, 2 * MIB + 1024)];
     answers(found, &sizes, bench)
 }

@@ -98,8 +98,7 @@ const LARGE_OUTPUT: &str = "swconv_fp16_s1";
 pub(crate) fn pulled_in_each_stage_of_a_job(bench: &mut Bench) -> Verdict {
     let ids = [bench.fresh(2)?.id, bench.fresh(3)?.id];
     // Without retries the caller sees the error instead of another stick's answer.
-    let config =
-        FleetConfig { open_timeout: Duration::from_secs(30), retries: 0, ..FleetConfig::default() };
+    let config = FleetConfig { open_timeout: Duration::from_secs(30), retries: 0, ..FleetConfig::default() };
     let fleet = fleet::open_with(&ids, config)?;
     let load = |name: &str| {
         let blob = fleet::blob(name)?;
@@ -114,10 +113,14 @@ pub(crate) fn pulled_in_each_stage_of_a_job(bench: &mut Bench) -> Verdict {
             let took = pulled(bench, &fleet, graph, &ids, stage).map_err(|e| format!("{stage:?}: {e}"))?;
             times.push(took);
         }
-        let text: Vec<String> = times.iter().map(|took| format!("{:.1} ms", took.as_secs_f64() * 1e3)).collect();
+        let text: Vec<String> =
+            times.iter().map(|took| format!("{:.1} ms", took.as_secs_f64() * 1e3)).collect();
         bench.note(format!("{stage:?}: the error after at most {}", text.join(", ")));
         let best = times.into_iter().min().unwrap_or_default();
-        ensure!(best < AT_ONCE, "{stage:?}: expected the error within {AT_ONCE:?}, best of {TRIES}: {best:?}");
+        ensure!(
+            best < AT_ONCE,
+            "{stage:?}: expected the error within {AT_ONCE:?}, best of {TRIES}: {best:?}"
+        );
     }
     drop((upload, download));
     fleet::close(fleet, bench)
@@ -166,7 +169,8 @@ fn pulled(
         let pulled = (|| {
             if matches!(stage, Stage::Execute) {
                 let sent = received + graph.blob().graph().input_bytes as u64;
-                let mut last = bench.until(2, "its input", |stick| stick.received_bytes > sent)?.received_bytes;
+                let mut last =
+                    bench.until(2, "its input", |stick| stick.received_bytes > sent)?.received_bytes;
                 // Nothing more is sent to it: it has the trigger, and holds what it computes.
                 let mut quiet = Instant::now();
                 while quiet.elapsed() < Duration::from_millis(150) {
@@ -220,7 +224,11 @@ fn pulled(
     let deadline = Instant::now() + Duration::from_secs(30);
     let ready = || fleet.stats().sticks.iter().any(|s| s.id == ids[0] && s.state == StickState::Ready);
     while !ready() {
-        ensure!(Instant::now() < deadline, "the stick that came back is not ready: {:?}", fleet.stats().sticks);
+        ensure!(
+            Instant::now() < deadline,
+            "the stick that came back is not ready: {:?}",
+            fleet.stats().sticks
+        );
         crate::bench::pause();
     }
     let again = infer(&ids[0]).map_err(|(_, why)| format!("after it came back: {why}"))?;

@@ -11,8 +11,8 @@ use std::process::{Child, Command, Stdio};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
-use crate::Stop;
 use crate::run::{root, step, succeeds};
+use crate::{Stop, native};
 
 /// What is read of the machine after its status is there, and how long an emulator may take to start.
 const GRACE: Duration = Duration::from_secs(10);
@@ -43,22 +43,25 @@ const USB_MODULES: [&str; 7] = [
 ];
 
 /// Everything that is run, and the package that has it.
+const PROGRAMS: [(&str, &str, &str); 8] = [
+    ("qemu-system-x86_64", "--version", "qemu-system-x86"),
+    ("busybox", "true", "busybox-static"),
+    ("cpio", "--version", "cpio"),
+    ("lsusb", "--version", "usbutils"),
+    ("apt-get", "--version", "apt"),
+    ("dpkg", "--version", "dpkg"),
+    ("tar", "--version", "tar"),
+    ("timeout", "--version", "coreutils"),
+];
+
+/// Makes sure that they are there: installs them as root, else says how.
 pub fn programs() -> Result<(), Stop> {
-    let mut packages = Vec::new();
-    for (program, probe, package) in [
-        ("qemu-system-x86_64", "--version", "qemu-system-x86"),
-        ("busybox", "true", "busybox-static"),
-        ("cpio", "--version", "cpio"),
-        ("apt-get", "--version", "apt"),
-        ("dpkg", "--version", "dpkg"),
-        ("tar", "--version", "tar"),
-        ("timeout", "--version", "coreutils"),
-    ] {
-        if !succeeds(program, &[probe]) {
-            packages.push(package);
-        }
-    }
-    if packages.is_empty() {
+    let missing = || -> Vec<&str> {
+        let absent = PROGRAMS.iter().filter(|(program, probe, _)| !succeeds(program, &[probe]));
+        absent.map(|(_, _, package)| *package).collect()
+    };
+    let packages = missing();
+    if packages.is_empty() || (native::install_debian(&packages) && missing().is_empty()) {
         return Ok(());
     }
     Err(Stop::Missing(format!(
@@ -259,8 +262,12 @@ fn watch(mut qemu: Command, log: &Path, status: &Path, limit: Duration) -> Resul
     Ok(ended)
 }
 
-/// The packages, as plain files.
+/// The packages, as plain files. Where apt's lists are missing or old and we may refresh them, that is tried once.
 fn fetch(packages: &Path) -> Result<(), Stop> {
+    download(packages).or_else(|why| if native::install_debian(&[]) { download(packages) } else { Err(why) })
+}
+
+fn download(packages: &Path) -> Result<(), Stop> {
     let out = Command::new("apt-cache").args(["depends", "linux-image-amd64"]).output();
     let text = out.map(|o| String::from_utf8_lossy(&o.stdout).into_owned()).unwrap_or_default();
     let Some(kernel) = text.lines().find_map(|l| l.trim().strip_prefix("Depends: linux-image")) else {
