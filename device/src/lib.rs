@@ -29,6 +29,7 @@ mod rack;
 mod run;
 mod sample;
 mod stick;
+mod tape;
 mod work;
 
 use std::time::Duration;
@@ -42,6 +43,7 @@ pub use profile::{Boot, HeatLaw, HubShare, LinkSpeed, Memory, Profile, Speed, Th
 pub use rack::{Rack, StickHandle};
 pub use sample::{SAMPLE_BYTES, Sampler};
 pub use stick::{BusEvent, Faults, Identity, VirtualStick};
+pub use tape::Tape;
 pub use work::{PreparedCache, Work};
 
 /// What an output is made of.

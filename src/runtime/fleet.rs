@@ -73,7 +73,11 @@ impl FleetBuilder {
         };
         let clock = Arc::new(Monotonic::new());
         let ceiling = ceiling_for_host(config.pool_bytes, ports.len());
-        let kind = ReactorKind::detect().kind;
+        let detected = ReactorKind::detect();
+        let kind = detected.kind;
+        if let Some(why) = detected.why_not {
+            tracing::info!(%why, "io_uring does not work here: waiting with {}", kind.as_str());
+        }
         let mut threads = Vec::new();
         let mut starts = Vec::new();
         let mut sticks = Vec::new();

@@ -60,6 +60,15 @@ impl TraceSink {
         outputs.line(now, stick.as_str(), TraceEvent::Note(text.into()));
     }
 
+    /// A line about bytes that another observer saw whole, such as a virtual stick. `decoder` follows that stick alone.
+    pub fn transfer(&self, stick: &StickId, decoder: &mut Decoder, direction: Direction, bytes: &[u8]) {
+        let text = decoder.describe(direction, bytes.len(), bytes);
+        let shown = bytes[..bytes.len().min(TRACE_BYTES)].to_vec();
+        let mut outputs = self.0.lock();
+        let now = outputs.clock.now();
+        outputs.line(now, stick.as_str(), TraceEvent::Transfer { direction, len: bytes.len(), text, shown });
+    }
+
     /// Writes out what is buffered. Also done when the last clone is dropped.
     pub fn flush(&self) {
         let mut outputs = self.0.lock();

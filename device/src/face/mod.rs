@@ -16,7 +16,7 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
-use crate::{Engine, Timing};
+use crate::{Engine, FaultPlan, Timing};
 
 pub use client::{command, ports, status};
 pub use server::{Server, serve};
@@ -107,6 +107,11 @@ pub struct ServeOptions {
     pub seed: u64,
     /// Where [`Command`]s are taken, line by line (`unplug 0`, `list`); `None` for nowhere.
     pub control: Option<Address>,
+    /// What goes wrong, and when; sticks are `sim0`, … in the order of the faces. Faults of single transfers cannot be had
+    /// here: they are made at the end of a host that is in this process.
+    pub faults: Option<FaultPlan>,
+    /// Where to write down all that the sticks say and are told, as text.
+    pub trace: Option<PathBuf>,
 }
 
 impl Default for ServeOptions {
@@ -120,6 +125,8 @@ impl Default for ServeOptions {
             any_firmware: false,
             seed: 0,
             control: None,
+            faults: None,
+            trace: None,
         }
     }
 }

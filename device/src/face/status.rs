@@ -28,6 +28,10 @@ pub struct StickStatus {
     pub inferences: u64,
     /// Times it left the bus by itself or by RESET.
     pub resets: u64,
+    /// Bytes that the host sent since the stick appeared as what it is.
+    pub received_bytes: u64,
+    /// Bulk transfers that ended since the host connected; 0 where there is no bus.
+    pub transfers: u64,
     /// Temperature of the model.
     pub celsius: f64,
     /// Throttle level of the model, 0 to 2.
@@ -52,6 +56,8 @@ impl fmt::Display for StickStatus {
         let StickStatus { face, inferences, resets, celsius, level, profile, paced, .. } = self;
         let (engine, timing) = (self.engine.as_str(), self.timing.as_str());
         write!(f, "{face} {host} {} inferences={inferences} resets={resets} ", self.state())?;
+        let StickStatus { received_bytes, transfers, .. } = self;
+        write!(f, "received={received_bytes} transfers={transfers} ")?;
         write!(f, "engine={engine} timing={timing} paced={paced} ")?;
         // The profile may be a path: it goes to the end.
         write!(f, "celsius={celsius:.2} level={level} simulated profile={profile}")
@@ -92,6 +98,8 @@ impl FromStr for StickStatus {
             plugged: word(2)? != "unplugged",
             inferences: number("inferences")? as u64,
             resets: number("resets")? as u64,
+            received_bytes: number("received")? as u64,
+            transfers: number("transfers")? as u64,
             celsius: number("celsius")?,
             level: number("level")? as u8,
         })
@@ -118,6 +126,8 @@ mod tests {
                 plugged,
                 inferences: 12_345_678,
                 resets: 3,
+                received_bytes: 2_298_644,
+                transfers: 17,
                 celsius: 41.25,
                 level: 2,
             };

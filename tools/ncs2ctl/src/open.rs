@@ -1,10 +1,12 @@
 //! `--sim`, `--device` and their companions become sticks, and sticks a fleet. The one place that knows `Rack`.
 
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use ncs2::runtime::FleetConfig;
+use ncs2::runtime::{FleetConfig, StickState, StickStats};
 use ncs2::transport::MemoryKind;
+use ncs2::transport::usb::discover::FoundState;
+use ncs2::transport::usb::watch::Watch;
 use ncs2::transport::usb::{boot, discover};
 use ncs2::wire::{DdrType, FirmwarePatches};
 use ncs2::{ErrorKind, Fleet, Port, StickId};
@@ -20,6 +22,9 @@ use crate::trace::Trace;
 const DEFAULT_PROFILE: &str = "ncs2";
 /// Time for jobs in flight to end when a command is done with the sticks.
 const DRAIN: Duration = Duration::from_secs(10);
+
+/// How long a closed stick may take to its boot ROM (how long a real one takes is unverified).
+const RETURN: Duration = Duration::from_secs(3);
 
 /// How the virtual sticks of this run behave.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -315,11 +320,28 @@ impl Opened {
 
     /// Drains and closes the sticks; virtual ones stop after that.
     pub fn close(self) -> Result<()> {
-        let Opened { fleet, models, trace, .. } = self;
+        let Opened { fleet, models, trace, simulation } = self;
+        let ready = |s: &&StickStats| s.state == StickState::Ready && simulation.is_none();
+        let real: Vec<StickId> = fleet.stats().sticks.iter().filter(ready).map(|s| s.id.clone()).collect();
         let closed = fleet.close(DRAIN);
         drop(models);
+        wait_for_boot_roms(&real);
         trace.map_or(Ok(()), Trace::finish)?;
         Ok(closed?)
+    }
+}
+
+/// A closed stick goes back to its boot ROM and is off the bus for a moment: whoever types the next command would not find it.
+fn wait_for_boot_roms(ids: &[StickId]) {
+    let is_back = |id: &StickId| discover::find(id).is_some_and(|found| found.state == FoundState::Unbooted);
+    let deadline = Instant::now() + RETURN;
+    let Ok(mut watch) = Watch::new() else { return };
+    while !ids.iter().all(is_back) {
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() || watch.next(left).is_err() {
+            tracing::info!("a closed stick is not back on the bus yet");
+            return;
+        }
     }
 }
 

@@ -8,18 +8,24 @@ use ncs2::runtime::{FleetConfig, LoadOptions, SubmitOptions};
 use ncs2::transport::usb::boot::{self, BootOptions};
 use ncs2::transport::usb::discover::{Found, FoundState};
 use ncs2::wire::{DdrType, FirmwarePatches};
-use ncs2::{ErrorKind, Fleet, Graph};
+use ncs2::{ErrorKind, Fleet, Graph, StickId};
 use ncs2_device::{Engine, Rack, RackOptions, Timing};
 
 use crate::bench::{Bench, image};
 use crate::{Verdict, ensure};
 
 /// A file that the driver can patch: with the call that the DRAM type goes before.
-fn firmware() -> Result<PathBuf, String> {
+pub(crate) fn firmware() -> Result<PathBuf, String> {
     let path = PathBuf::from("/tmp/firmware.mvcmd");
-    let mut file = image(2_298_632);
-    file[124_804..124_809].copy_from_slice(&[0xba, 0xd0, 0xe9, 0x00, 0x70]);
-    std::fs::write(&path, file).map_err(|e| format!("{}: {e}", path.display()))?;
+    if !path.exists() {
+        let mut file = image(2_298_632);
+        file[124_804..124_809].copy_from_slice(&[0xba, 0xd0, 0xe9, 0x00, 0x70]);
+        // Aside first: another process may be about to read it.
+        let aside = path.with_extension(std::process::id().to_string());
+        std::fs::write(&aside, file)
+            .and_then(|()| std::fs::rename(&aside, &path))
+            .map_err(|e| format!("{}: {e}", path.display()))?;
+    }
     Ok(path)
 }
 
@@ -33,9 +39,16 @@ pub(crate) fn options() -> Result<BootOptions, String> {
 }
 
 pub(crate) fn open(sticks: &[Found]) -> Result<Fleet, String> {
+    open_ports(&sticks.iter().map(|found| found.id.clone()).collect::<Vec<_>>())
+}
+
+pub(crate) fn open_ports(ids: &[StickId]) -> Result<Fleet, String> {
+    open_with(ids, FleetConfig { open_timeout: Duration::from_secs(30), ..FleetConfig::default() })
+}
+
+pub(crate) fn open_with(ids: &[StickId], config: FleetConfig) -> Result<Fleet, String> {
     let options = options()?;
-    let config = FleetConfig { open_timeout: Duration::from_secs(30), ..FleetConfig::default() };
-    let ports = sticks.iter().map(|found| boot::port(found.id.clone(), options.clone()));
+    let ports = ids.iter().map(|id| boot::port(id.clone(), options.clone()));
     ports
         .fold(Fleet::builder(), |builder, port| builder.port(port))
         .config(config)
@@ -61,7 +74,7 @@ pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     text
 }
 
-fn models() -> PathBuf {
+pub(crate) fn models() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/data/models")
 }
 
@@ -80,7 +93,7 @@ pub(crate) fn input(blob: &Blob, n: usize) -> Vec<u8> {
     (0..blob.graph().input_bytes).map(|at| (at * 31 + n * 7 + n / 251) as u8).collect()
 }
 
-/// What a stick inside this process answers to the first inputs.
+/// What a stick inside this process answers to the first inputs; `count` at most [`DISTINCT`].
 pub(crate) fn expected(blob: &Blob, count: usize) -> Result<Vec<Vec<u8>>, String> {
     let rack = Rack::start(RackOptions {
         sticks: 1,
@@ -100,6 +113,16 @@ pub(crate) fn expected(blob: &Blob, count: usize) -> Result<Vec<Vec<u8>>, String
 
 /// Answers in the order of the inputs, and who gave them. Several are in flight at a time.
 pub(crate) fn run(graph: &Graph, blob: &Blob, count: usize) -> Result<Vec<(Vec<u8>, String)>, String> {
+    run_of(graph, blob, count, DISTINCT)
+}
+
+/// The same with so many distinct inputs.
+pub(crate) fn run_of(
+    graph: &Graph,
+    blob: &Blob,
+    count: usize,
+    distinct: usize,
+) -> Result<Vec<(Vec<u8>, String)>, String> {
     let mut tickets = std::collections::VecDeque::new();
     let mut answers = Vec::with_capacity(count);
     let mut collect = |ticket: ncs2::runtime::Ticket| {
@@ -109,7 +132,7 @@ pub(crate) fn run(graph: &Graph, blob: &Blob, count: usize) -> Result<Vec<(Vec<u
     };
     for n in 0..count {
         let mut lease = graph.input().map_err(|e| chain(&e))?;
-        lease.copy_from(&input(blob, n)).map_err(|e| chain(&e))?;
+        lease.copy_from(&input(blob, n % distinct)).map_err(|e| chain(&e))?;
         tickets.push_back(graph.submit(lease, SubmitOptions::default()).map_err(|e| chain(&e))?);
         if tickets.len() >= IN_FLIGHT
             && let Some(ticket) = tickets.pop_front()

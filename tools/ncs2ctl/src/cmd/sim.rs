@@ -213,6 +213,7 @@ fn serve_until_interrupted(global: &Global, output: &Output, args: &ServeArgs) -
         any_firmware: global.any_firmware,
         seed: args.seed,
         control: args.control.as_deref().map(Address::parse),
+        ..ServeOptions::default()
     })?;
     output.remark(&format!("serving {} virtual sticks, simulated, until Ctrl-C", server.sticks()));
     // Its end of the channel lives in the signal handler, so this ends with Ctrl-C alone.
