@@ -387,6 +387,15 @@ pub fn table(rows: &[Row]) -> String {
     text
 }
 
+/// What one inference of a blob takes on a profile's chip that does nothing else: the fixed cost of an inference, and
+/// all its stages. Simulated.
+pub fn service(profile: &Profile, graph: &Graph, blob: &[u8]) -> (Duration, Duration) {
+    let speed = &profile.timing;
+    let cost = GraphCost::new(graph, blob, speed);
+    let stages: f64 = cost.solo_ns(speed.dram_bytes_per_s * speed.dram_efficiency / 1e9).sum();
+    (Duration::from_nanos(cost.trigger_ns as u64), Duration::from_nanos(stages as u64))
+}
+
 /// One entry of `profiles/calibration.toml`, from a blob.
 pub fn summary(name: &str, blob: &[u8]) -> Result<String> {
     let graph = Graph::parse(blob)

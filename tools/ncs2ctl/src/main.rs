@@ -18,6 +18,7 @@ mod open;
 mod output;
 #[cfg(feature = "openvino")]
 mod reference_libraries;
+mod selftest;
 mod tensor;
 mod trace;
 mod vendor_compiler;
@@ -75,6 +76,7 @@ fn main() -> ExitCode {
         ),
         Command::Firmware { command } => cmd::firmware::firmware(&cli.global, &output, command),
         Command::Udev { command } => cmd::udev::udev(&output, command),
+        Command::Selftest(args) => cmd::selftest::selftest(&cli.global, &output, args),
         Command::Sim { command } => cmd::sim::sim(&cli.global, &output, command),
         Command::Decode(args) => cmd::decode::decode(&output, args),
         Command::Completions { shell } => cmd::completions::completions(&output, *shell),
@@ -102,6 +104,7 @@ impl Command {
             Command::Config(_) => "config",
             Command::Firmware { .. } => "firmware",
             Command::Udev { .. } => "udev",
+            Command::Selftest(_) => "selftest",
             Command::Sim { .. } => "sim",
             Command::Decode(_) => "decode",
             Command::Completions { .. } => "completions",

@@ -207,6 +207,11 @@ impl Sticks {
         Ok(Sticks { rack: None, ports, simulation: None, trace: global.trace.clone() })
     }
 
+    /// The ports themselves, for who drives a stick by hand, and the rack that keeps virtual ones alive.
+    pub fn into_ports(self) -> (Option<Rack>, Vec<Port>) {
+        (self.rack, self.ports)
+    }
+
     /// Opens them, at the same time. Fails when none opens.
     pub fn open(self, config: FleetConfig) -> Result<Opened> {
         let trace = self.trace.as_deref().map(Trace::create).transpose()?;
