@@ -437,6 +437,24 @@ mod tests {
         assert!((1.8..=2.4).contains(&gain), "{gain}");
     }
 
+    /// But for its last column, which takes a fit for each figure.
+    #[test]
+    fn the_table_in_the_docs_is_the_one_that_is_printed() {
+        let docs = include_str!("../../docs/virtual-stick.md");
+        let rows = rows(&Profile::load("ncs2").expect("built in")).expect("tables");
+        let cells = |line: &str| -> Vec<String> {
+            line.trim_matches('|').split('|').take(5).map(|cell| cell.trim().to_owned()).collect()
+        };
+        let printed: Vec<_> = table(&rows).lines().filter(|l| l.starts_with('|')).map(cells).collect();
+        let (_, rest) = docs.split_once("| figure | trust |").expect("the table's head");
+        let written: Vec<_> =
+            std::iter::once("| figure | trust |".to_owned() + rest.lines().next().unwrap_or_default())
+                .chain(rest.lines().skip(1).take_while(|l| l.starts_with('|')).map(str::to_owned))
+                .map(|line| cells(&line))
+                .collect();
+        assert_eq!(written, printed, "put the output of `ncs2ctl sim calibrate --leave-one-out` there");
+    }
+
     #[test]
     fn medians_are_medians() {
         assert_eq!(spread([0.1, -0.3, 0.2].into_iter()), (0.2, 0.3));

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use clap::Args;
 use ncs2::ErrorKind;
+use ncs2::transport::usb::firmware::Firmware;
 use ncs2_device::Engine;
 
 use crate::aside;
@@ -102,8 +103,13 @@ pub fn selftest(global: &Global, output: &Output, args: &SelftestArgs) -> Result
     let port = ports.remove(0);
     let spinner = output.spinner("selftest");
     let seen = spinner.clone();
-    let report =
-        Exam::new(port, mode, args.yes, move |step| seen.set_message(format!("selftest: {step}"))).run();
+    // Real sticks are booted with this file; one that cannot be found fails at the first step, with its reason.
+    let firmware = match port.profile() {
+        Some(_) => None,
+        None => Firmware::find(global.firmware.as_deref(), global.any_firmware).ok().map(|f| f.sha256),
+    };
+    let tell = move |step: &str| seen.set_message(format!("selftest: {step}"));
+    let report = Exam::new(port, mode, args.yes, tell).firmware(firmware).run();
     spinner.finish_and_clear();
     drop(rack);
     if let Some(path) = &args.report {

@@ -11,6 +11,7 @@ use ncs2::wire::{Capabilities, DeviceCommand, PowerConfig, ThermalStats, UsedMem
 use parking_lot::Mutex;
 
 use super::carried::{self, Carried};
+use super::descriptors;
 use super::findings::{self, Finding, Findings, INFERENCES, UNKNOWNS};
 use super::report::{Depth, GraphRun, HeatPoint, Host, Memory, Report, Rung, SCHEMA, Step, Stick};
 use super::session::{Loaded, Session, Trouble, Waits};
@@ -101,6 +102,7 @@ impl Exam {
             host: host(),
             stick: Stick {
                 firmware_sha256: None,
+                descriptors: [None, None],
                 fw_version: [0; 4],
                 link_mbps: 0,
                 max_packet_bytes: 0,
@@ -121,9 +123,15 @@ impl Exam {
         Exam { port, mode, consent, clock: Monotonic::new(), report, tell: Box::new(tell) }
     }
 
+    /// Notes the firmware file that real sticks are booted with.
+    #[must_use]
+    pub fn firmware(mut self, sha256: Option<String>) -> Self {
+        self.report.stick.firmware_sha256 = sha256;
+        self
+    }
+
     /// Runs it. A stick that fails a step still gives a report.
     pub fn run(mut self) -> Report {
-        self.say("usb_descriptors", unseen(&self.report, "this step does not read descriptors yet"));
         self.say("boot_rom_on_errors", Finding::none("no step makes the boot ROM fail on purpose"));
         self.step("first inferences", Self::first_connection);
         self.step("networks and orders", Self::second_connection);
@@ -199,6 +207,7 @@ impl Exam {
     fn first_connection(&mut self) -> Result<String, Trouble> {
         let page = Page::default();
         let sink = TraceSink::new(Arc::new(Monotonic::new())).text(page.clone());
+        let before = descriptors::of(self.port.id());
         let begin = self.clock.now();
         let session = self.connect(Some(&sink))?;
         self.report.stick.boot_ms = (self.clock.now() - begin).as_secs_f64() * 1e3;
@@ -211,6 +220,7 @@ impl Exam {
             MemoryKind::InProcess => "in-process",
         }
         .into();
+        self.descriptors(before, descriptors::of(self.port.id()));
         let packet_bytes = session.packet_bytes();
         let id = ncs2::StickId::sim(0);
         let seen = recorded(session, |note| sink.note(&id, note));
@@ -224,6 +234,22 @@ impl Exam {
         let seen = seen?;
         self.take(&seen);
         Ok(format!("{FIRST} inferences, {} transfers recorded", self.report.timeline.len()))
+    }
+
+    fn descriptors(&mut self, before: Option<Vec<u8>>, after: Option<Vec<u8>>) {
+        let both = [before, after];
+        let finding = if self.report.simulated {
+            Finding::none("a virtual stick of this process has no descriptors")
+        } else if both.iter().all(Option::is_none) {
+            Finding::none("sysfs shows none")
+        } else {
+            let words = both
+                .each_ref()
+                .map(|b| b.as_deref().map_or(findings::NOT_OBSERVED.into(), descriptors::summary));
+            Finding::of(words.join(" then "), "sysfs, before and after boot; whole in `stick`")
+        };
+        self.say("usb_descriptors", finding);
+        self.report.stick.descriptors = both.map(|bytes| bytes.map(|bytes| descriptors::hex(&bytes)));
     }
 
     fn take(&mut self, seen: &Recorded) {
@@ -325,7 +351,8 @@ impl Exam {
         Ok(loaded.len())
     }
 
-    /// One relaxation more at a time; each on a connection of its own, so that one that is not borne ends there.
+    /// One relaxation more at a time, on one connection as long as the stick goes along; after one that it does not bear, a
+    /// fresh one.
     fn climb(&mut self, tiny: &Carried) -> Result<(), Trouble> {
         let rungs = [
             ("none (vendor's order)", Waits::VENDOR, 1),
@@ -336,14 +363,20 @@ impl Exam {
             ("nothing is waited for, 4 in flight", Waits { ack: false, status: false, release: false }, 4),
         ];
         let mut accepted = Vec::new();
+        let mut open: Option<(Session, Loaded)> = None;
         for (name, waits, depth) in rungs {
             let result = (|| {
-                let mut session = self.open()?;
-                let loaded = session.load(&tiny.blob, 1, 4)?;
-                let (fps, good) = rate(&mut session, tiny, &loaded, waits, depth)?;
-                session.unload(&loaded)?;
-                session.reset()?;
-                Ok::<_, Trouble>((fps, good))
+                let (mut session, loaded) = match open.take() {
+                    Some(there) => there,
+                    None => {
+                        let mut session = self.open()?;
+                        let loaded = session.load(&tiny.blob, 1, 4)?;
+                        (session, loaded)
+                    }
+                };
+                let rate = rate(&mut session, tiny, &loaded, waits, depth)?;
+                open = Some((session, loaded));
+                Ok::<_, Trouble>(rate)
             })();
             let rung = match result {
                 Ok((fps, true)) => {
@@ -361,6 +394,10 @@ impl Exam {
                 }
             };
             self.report.ladder.push(rung);
+        }
+        if let Some((mut session, loaded)) = open {
+            session.unload(&loaded)?;
+            session.reset()?;
         }
         let of = rungs.len();
         let answer = if accepted.len() == of { "all".into() } else { accepted.join("; ") };
@@ -627,10 +664,6 @@ fn overflow(session: &mut Session) -> Result<Finding, Trouble> {
         (_, n) if n == beyond.len() => Finding::of("saturates", evidence),
         _ => Finding::of("other", evidence),
     })
-}
-
-fn unseen(report: &Report, real: &str) -> Finding {
-    Finding::none(if report.simulated { "a virtual stick of this process has no descriptors" } else { real })
 }
 
 /// An error without the paths that it may name.

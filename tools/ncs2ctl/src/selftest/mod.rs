@@ -9,6 +9,7 @@
 //! what the README shows of reports from real sticks.
 
 mod carried;
+mod descriptors;
 mod exam;
 mod findings;
 mod fit;

@@ -67,6 +67,8 @@ pub struct Host {
 pub struct Stick {
     /// SHA-256 of the firmware file, where it was booted by us.
     pub firmware_sha256: Option<String>,
+    /// USB descriptors before and after boot, hexadecimal; none of a virtual stick in this process.
+    pub descriptors: [Option<String>; 2],
     /// Firmware's own four numbers.
     pub fw_version: [u32; 4],
     /// Mb/s after boot; 0 where there is no bus.

@@ -83,7 +83,7 @@ fn every_field_report_replays() {
 fn virtual_sticks_never_enter_the_table_and_real_ones_do() {
     let text = r#"{"schema":"ncs2ctl.selftest/1","simulated":true,"profile":"ncs2","tool":"0.1.0","mode":"quick",
         "consent":false,"passed":true,"seconds":1.0,"host":{"kernel":"linux 6.1.0","arch":"x86_64","cpus":2},
-        "stick":{"firmware_sha256":"0123456789abcdef","fw_version":[2,9344,0,0],"link_mbps":5000,"max_packet_bytes":1024,
+        "stick":{"firmware_sha256":"0123456789abcdef","descriptors":[null,null],"fw_version":[2,9344,0,0],"link_mbps":5000,"max_packet_bytes":1024,
         "memory":"copied","boot_ms":1.0,"ping_us":1.0},"steps":[],"unknowns":{},"memory":[],"thermal":[],"graphs":[],
         "depths":[],"ladder":[],"heat":[],"timeline":[]}"#;
     let simulated = Report::parse(text).expect("a report");
