@@ -323,6 +323,9 @@ fn status(stations: &[Station], profile: &str) -> Vec<StickStatus> {
             StickStatus {
                 face: station.face_name().to_owned(),
                 profile: profile.to_owned(),
+                engine: station.stick.config().engine,
+                timing: station.stick.config().timing,
+                paced: station.stick.stats().paced,
                 connected: station.is_connected(),
                 identity: station.stick.identity(),
                 plugged: station.stick.is_plugged(),

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use crate::Identity;
+use crate::{Engine, Identity, Timing};
 
 /// What a served stick is doing. As text it is one line, which can be read back.
 #[derive(Clone, PartialEq, Debug)]
@@ -12,6 +12,12 @@ pub struct StickStatus {
     pub face: String,
     /// Name of its profile.
     pub profile: String,
+    /// What its outputs are made of.
+    pub engine: Engine,
+    /// How long things take.
+    pub timing: Timing,
+    /// False when the server's CPU was slower than the model.
+    pub paced: bool,
     /// A host is connected.
     pub connected: bool,
     /// What it is on the bus; `None` while it is away or unplugged.
@@ -43,8 +49,10 @@ impl StickStatus {
 impl fmt::Display for StickStatus {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let host = if self.connected { "connected" } else { "alone" };
-        let StickStatus { face, inferences, resets, celsius, level, profile, .. } = self;
+        let StickStatus { face, inferences, resets, celsius, level, profile, paced, .. } = self;
+        let (engine, timing) = (self.engine.as_str(), self.timing.as_str());
         write!(f, "{face} {host} {} inferences={inferences} resets={resets} ", self.state())?;
+        write!(f, "engine={engine} timing={timing} paced={paced} ")?;
         // The profile may be a path: it goes to the end.
         write!(f, "celsius={celsius:.2} level={level} simulated profile={profile}")
     }
@@ -57,9 +65,9 @@ impl FromStr for StickStatus {
         let bad = || format!("expected the state of a stick, found {line:?}");
         let (words, profile) = line.split_once(" profile=").ok_or_else(bad)?;
         let word = |n: usize| words.split(' ').nth(n).ok_or_else(bad);
+        let value = |key: &str| words.split(' ').find_map(|word| word.strip_prefix(key)?.strip_prefix('='));
         let number = |key: &str| {
-            let found = words.split(' ').find_map(|word| word.strip_prefix(key)?.strip_prefix('='));
-            found.and_then(|n| n.parse::<f64>().ok()).filter(|n| n.is_finite()).ok_or_else(bad)
+            value(key).and_then(|n| n.parse::<f64>().ok()).filter(|n| n.is_finite()).ok_or_else(bad)
         };
         let identity = match word(2)? {
             "unplugged" | "away" => None,
@@ -70,6 +78,15 @@ impl FromStr for StickStatus {
         Ok(StickStatus {
             face: word(0)?.to_owned(),
             profile: profile.to_owned(),
+            engine: [Engine::Execute, Engine::Hash]
+                .into_iter()
+                .find(|e| value("engine") == Some(e.as_str()))
+                .ok_or_else(bad)?,
+            timing: [Timing::Model, Timing::Zero]
+                .into_iter()
+                .find(|t| value("timing") == Some(t.as_str()))
+                .ok_or_else(bad)?,
+            paced: value("paced").and_then(|w| w.parse().ok()).ok_or_else(bad)?,
             connected: word(1)? == "connected",
             identity,
             plugged: word(2)? != "unplugged",
@@ -93,6 +110,9 @@ mod tests {
             let status = StickStatus {
                 face: "socket".into(),
                 profile: "/a folder/my profile.toml".into(),
+                engine: Engine::Hash,
+                timing: Timing::Model,
+                paced: plugged,
                 connected: plugged,
                 identity,
                 plugged,

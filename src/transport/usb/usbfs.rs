@@ -16,6 +16,8 @@ use crate::error::{Error, ErrorKind, Result};
 /// The interface that both faces of the stick have.
 const INTERFACE: u32 = 0;
 
+const OP: &str = "open device";
+
 /// An open device file with interface 0 claimed.
 #[derive(Debug)]
 pub struct UsbfsPort {
@@ -42,25 +44,37 @@ impl UsbfsPort {
         Self::open_path(Path::new(&format!("/dev/bus/usb/{bus:03}/{address:03}")))
     }
 
+    /// Why the device file could not be opened, and what mends it.
+    pub(super) fn open_error(path: &Path, e: std::io::Error) -> Error {
+        let (kind, mend) = match e.kind() {
+            std::io::ErrorKind::PermissionDenied => (
+                ErrorKind::Permission,
+                "may not be opened by this user: install the udev rule (udev/70-ncs2.rules) and plug the stick in again",
+            ),
+            std::io::ErrorKind::NotFound => (
+                ErrorKind::Unplugged,
+                "is gone: in a container, bind /dev/bus/usb; else plug the stick in again",
+            ),
+            _ => (ErrorKind::Unplugged, "cannot be opened"),
+        };
+        Error::new(kind, OP).detail(format!("{} {mend}", path.display())).caused_by(e)
+    }
+
     fn open_path(path: &Path) -> Result<Self> {
-        const OP: &str = "open device";
-        let file = OpenOptions::new().read(true).write(true).open(path).map_err(|e| {
-            let (kind, mend) = match e.kind() {
-                std::io::ErrorKind::PermissionDenied => {
-                    (ErrorKind::Permission, "may not be opened by this user: install the udev rule (udev/70-ncs2.rules) and plug the stick in again")
-                }
-                std::io::ErrorKind::NotFound => {
-                    (ErrorKind::Unplugged, "is gone: in a container, bind /dev/bus/usb; else plug the stick in again")
-                }
-                _ => (ErrorKind::Unplugged, "cannot be opened"),
-            };
-            Error::new(kind, OP).detail(format!("{} {mend}", path.display())).caused_by(e)
-        })?;
+        let file =
+            OpenOptions::new().read(true).write(true).open(path).map_err(|e| Self::open_error(path, e))?;
         let fd = file.as_fd();
         sys::claim(fd, INTERFACE).map_err(|e| match e {
-            Errno::BUSY => Error::new(ErrorKind::InUse, OP)
-                .detail(format!("{} is claimed by another process: end it, then try again", path.display()))
-                .caused_by(e),
+            Errno::BUSY => {
+                let owner = super::owner::of_node(path, 1);
+                Error::new(ErrorKind::InUse, OP)
+                    .detail(format!(
+                        "{} is claimed by {}: end it, then try again",
+                        path.display(),
+                        owner.unwrap_or_else(|| "another process (run as root to see which)".into())
+                    ))
+                    .caused_by(e)
+            }
             e => Error::new(ErrorKind::Unplugged, OP)
                 .detail(format!("{}: interface {INTERFACE} cannot be claimed", path.display()))
                 .caused_by(e),

@@ -28,7 +28,7 @@ fn options() -> Result<BootOptions, String> {
         firmware: Some(firmware()?),
         any_firmware: true,
         patches: FirmwarePatches { watchdog: true, ddr: DdrType::Auto },
-        reset_foreign: false,
+        ..BootOptions::default()
     })
 }
 

@@ -16,4 +16,6 @@ pub mod selftest;
 pub mod setup;
 pub mod sim;
 pub mod thermal;
+pub mod top;
+pub mod trace;
 pub mod udev;

@@ -96,7 +96,7 @@ pub fn selftest(global: &Global, output: &Output, args: &SelftestArgs) -> Result
         (true, _) => Mode::Full,
         _ => Mode::Quick,
     };
-    let (rack, mut ports) = Sticks::find(global, Engine::Execute)?.into_ports();
+    let (alive, mut ports) = Sticks::find(global, Engine::Execute)?.into_ports();
     if ports.is_empty() {
         return Err(Failure::new(ErrorKind::NotFound, "no stick to test", "see `ncs2ctl list`"));
     }
@@ -111,7 +111,7 @@ pub fn selftest(global: &Global, output: &Output, args: &SelftestArgs) -> Result
     let tell = move |step: &str| seen.set_message(format!("selftest: {step}"));
     let report = Exam::new(port, mode, args.yes, tell).firmware(firmware).run();
     spinner.finish_and_clear();
-    drop(rack);
+    drop(alive);
     if let Some(path) = &args.report {
         aside::write(path, report.text().as_bytes())?;
     }
