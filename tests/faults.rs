@@ -169,6 +169,7 @@ faults! {
     short_output: PlannedFault::nth(FaultKind::ShortOutput, 1), Some("expected"), Alone::Right(1);
     no_status: PlannedFault::nth(FaultKind::NoStatus, 1), Some("no answer"), Alone::Right(1);
     no_output: PlannedFault::nth(FaultKind::NoOutput, 1), Some("no answer"), Alone::Right(1);
+    refuse_trigger: PlannedFault::nth(FaultKind::RefuseTrigger, 3), Some("TRIGGER"), Alone::Right(0);
     late_release: PlannedFault::nth(FaultKind::LateRelease, 1).lasting(20.0), None, Alone::Right(0);
 }
 

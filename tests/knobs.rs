@@ -14,10 +14,10 @@ use common::{LONG, Rng, blob, hash_of, unique_input};
 use ncs2::Fleet;
 use ncs2::runtime::{FleetConfig, LoadOptions, SubmitOptions};
 use ncs2::stick::Ordering;
-use ncs2_device::{Engine, Rack, RackOptions, Timing};
+use ncs2_device::{Engine, FaultKind, FaultPlan, PlannedFault, Rack, RackOptions, Timing};
 
 /// Each knob with its values, as a profile writes them.
-const KNOBS: [(&str, &[&str]); 12] = [
+const KNOBS: [(&str, &[&str]); 14] = [
     ("input_release", &["\"start\"", "\"end\""]),
     ("status", &["\"before\"", "\"after\""]),
     ("output_piece_bytes", &["0", "7", "512"]),
@@ -30,6 +30,9 @@ const KNOBS: [(&str, &[&str]); 12] = [
     ("max_executors", &["1", "2", "3", "4"]),
     ("max_graphs", &["2", "10"]),
     ("max_fifos", &["4", "100"]),
+    // What no host uses of the capabilities may be anything.
+    ("fw_version", &["[2, 0x2480, 0, 0]", "[0, 0x2480, 4294967295, 7]"]),
+    ("tensor_version", &["[2, 3]", "[0, 0]"]),
 ];
 
 type Case = [usize; KNOBS.len()];
@@ -120,6 +123,59 @@ fn answers_are_right_under_every_pair_of_unknowns() {
         }
     }
     // Left behind where a combination fails, to be looked at.
+    std::fs::remove_dir_all(&folder).expect("removes its own folder");
+}
+
+/// A TRIGGER is refused in the middle of the work, its input released or kept: either way every answer is right, though a
+/// stick that keeps it would give it to the next TRIGGER.
+#[test]
+fn answers_are_right_after_a_refused_trigger_whose_input_is_kept_or_released() {
+    let folder = std::env::temp_dir().join(format!("ncs2-refused-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).expect("a folder for profiles");
+    for refused in ["release", "keep"] {
+        for status in ["before", "after"] {
+            let text = format!(
+                "base = \"ncs2\"\n[firmware]\nrefused_input = \"{refused}\"\nstatus = \"{status}\"\n"
+            );
+            let path = folder.join("profile.toml");
+            std::fs::write(&path, &text).expect("a profile");
+            for ordering in [Ordering::Vendor, Ordering::Pipelined] {
+                let fault = PlannedFault::nth(FaultKind::RefuseTrigger, 5);
+                let options = RackOptions {
+                    sticks: 1,
+                    profile: path.display().to_string(),
+                    engine: Engine::Hash,
+                    timing: Timing::Zero,
+                    faults: Some(FaultPlan { seed: Some(5), ..FaultPlan::of(fault) }),
+                    ..RackOptions::default()
+                };
+                let rack = Rack::start(options).expect("starts");
+                let config =
+                    FleetConfig { ordering, job_timeout: Duration::from_secs(20), ..FleetConfig::default() };
+                let builder =
+                    rack.ports().into_iter().fold(Fleet::builder().config(config), |b, p| b.port(p));
+                let fleet = builder.open().unwrap_or_else(|e| panic!("{text}{ordering:?}: {e}"));
+                let blob = blob("tiny_u8_s1");
+                let graph = fleet.load(&blob, LoadOptions::default()).expect("loads");
+                let tickets: Vec<_> = (0..20)
+                    .map(|i| {
+                        let mut lease = graph.input().expect("memory");
+                        lease.copy_from(&unique_input(&blob, i)).expect("fits");
+                        graph.submit(lease, SubmitOptions::default()).expect("a queue")
+                    })
+                    .collect();
+                for (i, mut ticket) in tickets.into_iter().enumerate() {
+                    let answer =
+                        ticket.wait_timeout(LONG).unwrap_or_else(|e| panic!("{text}{ordering:?}: {e}"));
+                    let answer = answer.unwrap_or_else(|| panic!("{text}{ordering:?}: no answer"));
+                    let expected = hash_of(&blob, &unique_input(&blob, i as u64));
+                    assert!(answer.bytes() == expected, "{text}{ordering:?}: request {i} has a wrong answer");
+                }
+                assert!(fleet.stats().retried > 0, "{text}{ordering:?}: nothing was refused");
+                fleet.close(LONG).unwrap_or_else(|e| panic!("{text}{ordering:?}: {e}"));
+            }
+        }
+    }
     std::fs::remove_dir_all(&folder).expect("removes its own folder");
 }
 

@@ -387,6 +387,15 @@ pub fn table(rows: &[Row]) -> String {
     text
 }
 
+/// What one inference of a blob takes on a profile's chip that does nothing else: the fixed cost of an inference, and
+/// all its stages. Simulated.
+pub fn service(profile: &Profile, graph: &Graph, blob: &[u8]) -> (Duration, Duration) {
+    let speed = &profile.timing;
+    let cost = GraphCost::new(graph, blob, speed);
+    let stages: f64 = cost.solo_ns(speed.dram_bytes_per_s * speed.dram_efficiency / 1e9).sum();
+    (Duration::from_nanos(cost.trigger_ns as u64), Duration::from_nanos(stages as u64))
+}
+
 /// One entry of `profiles/calibration.toml`, from a blob.
 pub fn summary(name: &str, blob: &[u8]) -> Result<String> {
     let graph = Graph::parse(blob)
@@ -426,6 +435,24 @@ mod tests {
         };
         let gain = fps("4") / fps("1");
         assert!((1.8..=2.4).contains(&gain), "{gain}");
+    }
+
+    /// But for its last column, which takes a fit for each figure.
+    #[test]
+    fn the_table_in_the_docs_is_the_one_that_is_printed() {
+        let docs = include_str!("../../docs/virtual-stick.md");
+        let rows = rows(&Profile::load("ncs2").expect("built in")).expect("tables");
+        let cells = |line: &str| -> Vec<String> {
+            line.trim_matches('|').split('|').take(5).map(|cell| cell.trim().to_owned()).collect()
+        };
+        let printed: Vec<_> = table(&rows).lines().filter(|l| l.starts_with('|')).map(cells).collect();
+        let (_, rest) = docs.split_once("| figure | trust |").expect("the table's head");
+        let written: Vec<_> =
+            std::iter::once("| figure | trust |".to_owned() + rest.lines().next().unwrap_or_default())
+                .chain(rest.lines().skip(1).take_while(|l| l.starts_with('|')).map(str::to_owned))
+                .map(|line| cells(&line))
+                .collect();
+        assert_eq!(written, printed, "put the output of `ncs2ctl sim calibrate --leave-one-out` there");
     }
 
     #[test]

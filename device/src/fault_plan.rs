@@ -29,7 +29,7 @@ pub enum FaultKind {
     Fail,
     /// One bit of a transfer arrives flipped.
     Corrupt,
-    /// Only the first half of a transfer passes, and nobody says so.
+    /// Only the first half of `min_bytes` passes of a transfer (1 byte without it), and nobody says so.
     Short,
     /// At a TRIGGER or a time: out of its port; with `ms`, back in after so long.
     Unplug,
@@ -57,6 +57,8 @@ pub enum FaultKind {
     NoOutput,
     /// A TRIGGER's input is released `ms` late.
     LateRelease,
+    /// A TRIGGER is answered "out of resources"; what becomes of its input is a knob.
+    RefuseTrigger,
     /// An ALLOCATE or BUFFER_ALLOCATE is answered "out of memory".
     RefuseAllocation,
 }

@@ -73,7 +73,11 @@ impl Graphs {
                     // A header that starts so is none; what follows is out of step.
                     link.babble(now);
                 }
-                let queued = match self.trigger(graph, input_fifo, output_fifo) {
+                let asked = match fault {
+                    Some((FaultKind::RefuseTrigger, _)) => Err(Status::OutOfResources),
+                    _ => self.trigger(graph, input_fifo, output_fifo),
+                };
+                let queued = match asked {
                     Ok(run) => {
                         if let Some(run) = self.runs.get_mut(before) {
                             run.fault = fault;

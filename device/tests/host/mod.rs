@@ -109,7 +109,8 @@ impl Host {
         progress
     }
 
-    fn poll_timeout(&mut self) -> Option<Instant> {
+    /// When something happens next.
+    pub fn poll_timeout(&mut self) -> Option<Instant> {
         let wire = self.on_the_wire.front().map(|&(due, _)| due);
         self.stick.poll_timeout(self.now).into_iter().chain(wire).min()
     }

@@ -261,6 +261,8 @@ Examples:
         #[command(subcommand)]
         command: crate::cmd::udev::UdevCommand,
     },
+    /// Exercises a stick step by step and writes a report that can be sent back
+    Selftest(crate::cmd::selftest::SelftestArgs),
     /// Virtual sticks for other processes and kernels, and how well their timing fits
     #[command(subcommand_required = true, arg_required_else_help = true)]
     Sim {

@@ -21,6 +21,7 @@ mod open;
 mod output;
 #[cfg(feature = "openvino")]
 mod reference_libraries;
+mod selftest;
 mod stats;
 mod tensor;
 mod timeline;
@@ -86,6 +87,7 @@ fn main() -> ExitCode {
         ),
         Command::Firmware { command } => cmd::firmware::firmware(&cli.global, &output, command),
         Command::Udev { command } => cmd::udev::udev(&output, command),
+        Command::Selftest(args) => cmd::selftest::selftest(&cli.global, &output, args),
         Command::Sim { command } => cmd::sim::sim(&cli.global, &output, command),
         Command::Decode(args) => cmd::decode::decode(&output, args),
         Command::Trace(args) => cmd::trace::trace(&output, args),
@@ -119,6 +121,7 @@ impl Command {
             Command::Config(_) => "config",
             Command::Firmware { .. } => "firmware",
             Command::Udev { .. } => "udev",
+            Command::Selftest(_) => "selftest",
             Command::Sim { .. } => "sim",
             Command::Decode(_) => "decode",
             Command::Trace(_) => "trace",

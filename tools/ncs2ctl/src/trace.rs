@@ -21,7 +21,7 @@ pub struct Trace {
 }
 
 /// A connection's transport is a box; the tracer wants a transport.
-struct Boxed(Box<dyn Transport>);
+pub struct Boxed(pub Box<dyn Transport>);
 
 impl Transport for Boxed {
     fn info(&self) -> &TransportInfo {

@@ -15,6 +15,7 @@ pub mod info;
 pub mod list;
 pub mod man;
 pub mod run;
+pub mod selftest;
 pub mod setup;
 pub mod sim;
 pub mod stream;

@@ -8,6 +8,7 @@ use ncs2_device::face::{self, Address, Command, Face, ServeOptions, Server, Stic
 use ncs2_device::{Engine, Profile, Timing, calibrate};
 use serde::Serialize;
 
+use super::selftest;
 use crate::cli::{EngineArg, Global, TimingArg};
 use crate::failure::{Failure, Outcome, Result};
 use crate::interrupt::Interrupt;
@@ -58,11 +59,15 @@ but here.")]
 Examples:
   ncs2ctl sim calibrate
   ncs2ctl sim calibrate --profile usb2 --json
+  ncs2ctl sim calibrate --from report.json > mine.toml   # then --sim 1,mine.toml
   ncs2ctl sim calibrate --leave-one-out        # takes longer: one fit a figure")]
     Calibrate {
         /// Built-in profile, or a file
         #[arg(long, value_name = "PROFILE", default_value = "ncs2")]
         profile: String,
+        /// Print a profile fitted to this report of `ncs2ctl selftest` instead
+        #[arg(long, value_name = "REPORT", conflicts_with_all = ["profile", "leave_one_out"])]
+        from: Option<PathBuf>,
         /// Also predict each figure by constants that were fitted to all others
         #[arg(long)]
         leave_one_out: bool,
@@ -179,7 +184,8 @@ pub fn sim(global: &Global, output: &Output, command: &SimCommand) -> Result<Out
             };
             serve_until_interrupted(global, output, &args)
         }
-        SimCommand::Calibrate { profile, leave_one_out } => {
+        SimCommand::Calibrate { from: Some(report), .. } => print_fitted(output, report),
+        SimCommand::Calibrate { profile, leave_one_out, .. } => {
             print_calibration(output, profile, *leave_one_out)
         }
     }
@@ -269,6 +275,25 @@ fn print_sticks(output: &Output, sticks: &[StickStatus]) -> Result<()> {
     output.text(&text)?;
     output.remark("simulated: no stick is here");
     Ok(())
+}
+
+#[derive(Serialize)]
+struct Fitted {
+    simulated: bool,
+    profile_toml: String,
+}
+
+fn print_fitted(output: &Output, path: &Path) -> Result<Outcome> {
+    let report = selftest::read(path)?;
+    let fitted = crate::selftest::profile(&report).map_err(|why| {
+        Failure::new(ErrorKind::InvalidInput, format!("{}: {why}", path.display()), "run the selftest again")
+    })?;
+    if output.is_json() {
+        output.document(&Fitted { simulated: true, profile_toml: fitted })?;
+    } else {
+        output.text(&fitted)?;
+    }
+    Ok(Outcome::Ok)
 }
 
 fn print_calibration(output: &Output, name: &str, leave_one_out: bool) -> Result<Outcome> {

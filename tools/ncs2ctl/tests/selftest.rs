@@ -1,0 +1,258 @@
+//! `selftest` on virtual sticks: it names every knob's setting, stays in its time, hides who ran it, and its report can be
+//! replayed and turned into a profile. Everything here is simulated.
+
+mod tool;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+use tempfile::TempDir;
+use tool::{fails, ncs2ctl, run};
+
+/// A profile with these settings under `[firmware]`, in a folder whose name must not be told.
+fn profile(folder: &TempDir, settings: &str) -> PathBuf {
+    let path = folder.path().join("mine.toml");
+    fs::write(&path, format!("base = \"ncs2\"\n[firmware]\n{settings}\n")).expect("written");
+    path
+}
+
+/// Runs it; the report.
+fn report(sim: &str, more: &[&str], folder: &Path) -> Value {
+    let file = folder.join("report.json");
+    let mut command = ncs2ctl();
+    command.args(["--sim", sim, "selftest", "--report"]).arg(&file).args(more);
+    let output = command.output().expect("it starts");
+    let said =
+        String::from_utf8_lossy(&output.stderr).into_owned() + &String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{said}");
+    serde_json::from_str(&fs::read_to_string(&file).expect("written")).expect("one document")
+}
+
+fn answer<'a>(report: &'a Value, name: &str) -> &'a str {
+    report["unknowns"][name]["answer"].as_str().unwrap_or_else(|| panic!("{name}: no answer"))
+}
+
+/// The setting of one knob, and what the selftest must say of it. Start and end of an execution differ only where it takes
+/// time; all else needs none.
+fn names(setting: &str, name: &str, wanted: &str) {
+    let folder = tempfile::tempdir().expect("temporary folder");
+    let path = profile(&folder, setting);
+    let timing = if name == "input_release" { "model" } else { "zero" };
+    let report = report(&format!("1,{}", path.display()), &["--yes", "--timing", timing], folder.path());
+    assert_eq!(answer(&report, name), wanted, "{setting}: {}", report["unknowns"][name]);
+    assert_eq!(report["unknowns"][name]["observed"], true);
+}
+
+macro_rules! knobs {
+    ($($test:ident: $setting:expr, $name:expr, $wanted:expr;)*) => {
+        $(#[test] fn $test() { names($setting, $name, $wanted); })*
+    };
+}
+
+knobs! {
+    input_released_at_the_start: "input_release = \"start\"", "input_release", "start";
+    input_released_at_the_end: "input_release = \"end\"", "input_release", "end";
+    status_before_the_output: "status = \"before\"", "status", "before";
+    status_after_the_output: "status = \"after\"", "status", "after";
+    outputs_whole: "output_piece_bytes = 0", "output_piece_bytes", "0";
+    outputs_in_pieces_of_7: "output_piece_bytes = 7", "output_piece_bytes", "7";
+    outputs_in_pieces_of_512: "output_piece_bytes = 512", "output_piece_bytes", "512";
+    no_streams_of_its_own: "creates_streams = false", "creates_streams", "false";
+    streams_of_its_own: "creates_streams = true", "creates_streams", "true";
+    zero_length_never: "zero_length = \"never\"", "zero_length", "never";
+    zero_length_after_full_packets: "zero_length = \"full\"", "zero_length", "full";
+    zero_length_always: "zero_length = \"always\"", "zero_length", "always";
+    reset_answered: "answers_reset = true", "answers_reset", "true";
+    reset_mute: "answers_reset = false", "answers_reset", "false";
+    refused_input_released: "refused_input = \"release\"", "refused_input", "release";
+    refused_input_kept: "refused_input = \"keep\"", "refused_input", "keep";
+    two_graphs: "max_graphs = 2", "max_graphs", "2";
+    eight_fifos: "max_fifos = 8", "max_fifos", "8";
+    one_executor: "max_executors = 1", "max_executors", "1";
+}
+
+/// Times, not words: between half and twice.
+#[test]
+fn late_acknowledgements_are_measured() {
+    for us in [300.0, 5000.0] {
+        let folder = tempfile::tempdir().expect("temporary folder");
+        let path = profile(&folder, &format!("ack_delay_us = {us:.1}"));
+        let report = report(&format!("1,{}", path.display()), &["--timing", "zero"], folder.path());
+        let found: f64 = answer(&report, "ack_delay_us").parse().expect("a number");
+        assert!((us * 0.5..us * 2.0).contains(&found), "{us}: {found}");
+    }
+}
+
+/// The watchdog's time, with a profile that has a short one; and the whole of `--full` in its time.
+#[test]
+fn a_full_selftest_measures_the_watchdog_in_under_three_minutes() {
+    let folder = tempfile::tempdir().expect("temporary folder");
+    let path = profile(&folder, "watchdog_s = 3.0");
+    let report = report(&format!("1,{}", path.display()), &["--full", "--yes"], folder.path());
+    let found: f64 = answer(&report, "watchdog_s").parse().expect("a number");
+    assert!((2.5..5.0).contains(&found), "{found}");
+    assert!(report["seconds"].as_f64().expect("a number") < 180.0, "{}", report["seconds"]);
+    assert_eq!(answer(&report, "missing_acks"), "tolerated");
+    assert_eq!(answer(&report, "pipelined_commands"), "all");
+}
+
+#[test]
+fn a_quick_one_stays_in_its_time_and_says_what_it_did_not_see() {
+    let folder = tempfile::tempdir().expect("temporary folder");
+    let path = profile(&folder, "");
+    let report = report(&format!("1,{}", path.display()), &[], folder.path());
+    assert_eq!((&report["simulated"], &report["passed"]), (&true.into(), &true.into()));
+    assert!(report["seconds"].as_f64().expect("a number") < 60.0, "{}", report["seconds"]);
+    for name in ["watchdog_s", "refused_input", "usb_descriptors", "boot_rom_on_errors"] {
+        assert_eq!(answer(&report, name), "not observed");
+        assert_eq!(report["unknowns"][name]["observed"], false, "{name}");
+    }
+    assert_eq!(answer(&report, "wire_variant"), "V1");
+    assert_eq!(answer(&report, "nce_overflow"), "infinity");
+    assert_eq!(report["unknowns"].as_object().expect("a table").len(), 22);
+    // Nobody's name, machine or folder.
+    let text = fs::read_to_string(folder.path().join("report.json")).expect("written");
+    let mut secrets = vec![folder.path().display().to_string(), env!("CARGO_MANIFEST_DIR").to_owned()];
+    secrets.extend(fs::read_to_string("/proc/sys/kernel/hostname").map(|h| h.trim().to_owned()));
+    secrets.extend(std::env::var("HOME").ok().filter(|h| h.len() > 1));
+    for secret in secrets.iter().filter(|s| s.len() > 3) {
+        assert!(!text.contains(secret.as_str()), "the report names {secret}");
+    }
+    schema(&report);
+    replays(folder.path());
+    fits(folder.path());
+}
+
+/// Every field that the schema file demands is there, of its type; and the schema knows every field.
+fn schema(report: &Value) {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("schemas/selftest.json");
+    let schema: Value = serde_json::from_str(&fs::read_to_string(path).expect("committed")).expect("JSON");
+    matches(report, &schema, "report");
+}
+
+/// As much of JSON Schema as the file uses: type, properties, required, additionalProperties, items, const, enum.
+fn matches(value: &Value, schema: &Value, at: &str) {
+    if let Some(kinds) = schema.get("type") {
+        let kinds: Vec<&str> = match kinds {
+            Value::Array(all) => all.iter().filter_map(Value::as_str).collect(),
+            one => one.as_str().into_iter().collect(),
+        };
+        let fits = kinds.iter().any(|kind| match *kind {
+            "object" => value.is_object(),
+            "array" => value.is_array(),
+            "string" => value.is_string(),
+            "boolean" => value.is_boolean(),
+            "number" => value.is_number(),
+            "integer" => value.is_u64() || value.is_i64(),
+            "null" => value.is_null(),
+            other => panic!("the schema has the type {other}"),
+        });
+        assert!(fits, "{at}: expected {kinds:?}, found {value}");
+    }
+    if let Some(only) = schema.get("const") {
+        assert_eq!(value, only, "{at}");
+    }
+    if let Some(all) = schema.get("enum").and_then(Value::as_array) {
+        assert!(all.contains(value), "{at}: {value}");
+    }
+    if let (Some(items), Some(values)) = (schema.get("items"), value.as_array()) {
+        values.iter().enumerate().for_each(|(n, v)| matches(v, items, &format!("{at}[{n}]")));
+    }
+    let Some(fields) = value.as_object() else { return };
+    for name in schema.get("required").and_then(Value::as_array).into_iter().flatten() {
+        let name = name.as_str().expect("a name");
+        assert!(fields.contains_key(name), "{at}: no {name}");
+    }
+    for (name, value) in fields {
+        let at = format!("{at}.{name}");
+        match schema.get("properties").and_then(|p| p.get(name)) {
+            Some(schema) => matches(value, schema, &at),
+            None => match schema.get("additionalProperties") {
+                Some(Value::Bool(false)) => panic!("{at}: the schema does not know it"),
+                Some(schema) => matches(value, schema, &at),
+                None => {}
+            },
+        }
+    }
+}
+
+/// The report replays; a changed one does not.
+fn replays(folder: &Path) {
+    let file = folder.join("report.json");
+    let path = file.to_str().expect("UTF-8");
+    let ran = run(&["selftest", "--replay", path]);
+    assert_eq!(ran.code, 0, "{}", ran.stderr);
+    assert!(ran.stdout.contains("replayed as recorded"), "{}", ran.stdout);
+    let mut report: Value = serde_json::from_str(&fs::read_to_string(&file).expect("there")).expect("JSON");
+    let other = folder.join("other.json");
+    let path = other.to_str().expect("UTF-8");
+    report["unknowns"]["status"]["answer"] = "after".into();
+    fs::write(&other, report.to_string()).expect("written");
+    fails(&["selftest", "--replay", path], "selftest", 2, "Protocol", &["status", "after", "before"]);
+    // A transfer less: what we send next is not what was sent then.
+    report["timeline"].as_array_mut().expect("lines").remove(30);
+    fs::write(&other, report.to_string()).expect("written");
+    assert_eq!(run(&["selftest", "--replay", path]).code, 2);
+    fs::write(&other, "{}").expect("written");
+    fails(&["selftest", "--replay", path], "selftest", 2, "InvalidInput", &["other.json"]);
+}
+
+/// The report makes a profile that a virtual stick takes.
+fn fits(folder: &Path) {
+    let file = folder.join("report.json");
+    let ran = run(&["sim", "calibrate", "--from", file.to_str().expect("UTF-8")]);
+    assert_eq!(ran.code, 0, "{}", ran.stderr);
+    for part in ["VIRTUAL", "base = \"ncs2\"", "trigger_us", "input_release = \"end\"", "max_graphs = 10"] {
+        assert!(ran.stdout.contains(part), "expected {part} in:\n{}", ran.stdout);
+    }
+    let fitted = folder.join("fitted.toml");
+    fs::write(&fitted, &ran.stdout).expect("written");
+    let (code, info) = tool::json(&["--sim", &format!("1,{}", fitted.display()), "info"], "info");
+    assert_eq!(code, 0, "{info}");
+}
+
+/// Fitted to a stick of other settings, the profile has them.
+#[test]
+fn a_fitted_profile_has_the_settings_of_the_stick() {
+    let folder = tempfile::tempdir().expect("temporary folder");
+    let path = profile(
+        &folder,
+        "status = \"after\"\ncreates_streams = true\nrefused_input = \"keep\"\nmax_fifos = 8",
+    );
+    report(&format!("1,{}", path.display()), &["--yes", "--timing", "zero"], folder.path());
+    let file = folder.path().join("report.json");
+    let ran = run(&["sim", "calibrate", "--from", file.to_str().expect("UTF-8")]);
+    for part in ["status = \"after\"", "creates_streams = true", "refused_input = \"keep\"", "max_fifos = 8"]
+    {
+        assert!(ran.stdout.contains(part), "expected {part} in:\n{}", ran.stdout);
+    }
+}
+
+#[test]
+fn heat_is_written_down_each_second() {
+    let folder = tempfile::tempdir().expect("temporary folder");
+    let report = report("1", &["--heat", "--heat-seconds", "2", "--yes", "--timing", "zero"], folder.path());
+    let points = report["heat"].as_array().expect("points");
+    assert!(!points.is_empty() && points[0]["celsius"].as_f64().expect("a number") > 10.0, "{points:?}");
+}
+
+/// Wrong answers are found: the `hash` engine does not compute the network.
+#[test]
+fn wrong_outputs_fail() {
+    let ran = run(&["--sim", "1", "--engine", "hash", "--timing", "zero", "selftest"]);
+    assert_eq!(ran.code, 1, "{}", ran.stdout);
+    assert!(ran.stdout.contains("FAILED") && ran.stdout.contains("simulated"), "{}", ran.stdout);
+}
+
+#[test]
+fn usage_and_files_are_judged_first() {
+    fails(
+        &["--sim", "1", "selftest", "--report", "/nowhere/at/all.json"],
+        "selftest",
+        2,
+        "NotFound",
+        &["/nowhere/at"],
+    );
+    fails(&["selftest", "--quick", "--full"], "selftest", 64, "Usage", &["--full"]);
+}
