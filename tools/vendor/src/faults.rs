@@ -73,7 +73,9 @@ fn compare(guest: &mut Guest) -> Verdict {
         if vendor.right && !ours.right {
             worse.push(format!("{name}: the vendor's client gets right answers, ours: {}", ours.text));
         }
-        table += &row([name, &vendor.text, &ours.text]);
+        let line = row([name, &vendor.text, &ours.text]);
+        print!("      {line}");
+        table += &line;
     }
     guest.table("faults", table);
     ensure!(worse.is_empty(), "{}", worse.join("\n      "));

@@ -100,6 +100,14 @@ impl Guest {
         self.tables.push((name.to_owned(), text));
     }
 
+    /// More rows of a table that several tests fill; its head where it has none yet.
+    pub(crate) fn rows(&mut self, name: &str, head: impl FnOnce() -> String, rows: &str) {
+        match self.tables.iter_mut().find(|(known, _)| known == name) {
+            Some((_, table)) => table.push_str(rows),
+            None => self.table(name, head() + rows),
+        }
+    }
+
     /// One line to the host, and its answer.
     pub(crate) fn ask(&mut self, line: &Value) -> Result<Value, String> {
         let failed = |e: std::io::Error| format!("host, {line}: {e}");
