@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use crate::client::{Client, Who};
 use crate::figures::{head, median, row, short, time};
-use crate::guest::{Guest, STEP, Test, Verdict, ensure, model};
+use crate::guest::{Guest, SKIPPED, STEP, Test, Verdict, ensure, model};
 use crate::host::Setup;
 
 pub(crate) const TESTS: &[(&str, Test)] = &[
@@ -149,10 +149,9 @@ fn speed_head() -> String {
 /// Every client in turn on the same stick, again and again. Paced, the stick takes the time of its model; else none.
 fn speed(guest: &mut Guest, network: &str, paced: bool) -> Verdict {
     let Ok(blob) = model(&format!("{network}.blob")) else {
-        guest.note(format!(
-            "skipped: {network}.blob is not among the committed models; NCS2_MODELS names a folder"
+        return Err(format!(
+            "{SKIPPED}{network}.blob is not among the committed models; NCS2_MODELS names a folder"
         ));
-        return Ok(());
     };
     let setup = Setup { model_time: paced, ..Setup::hashing(1) };
     let depths: &[u64] = if paced { &[4] } else { &[0, 4] };
