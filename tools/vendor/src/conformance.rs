@@ -372,14 +372,17 @@ fn reuse_of_an_open_stick(guest: &mut Guest) -> Verdict {
     Ok(())
 }
 
-/// A client is killed and leaves its stick booted; the next one takes it all the same.
+/// A client is killed and leaves its stick booted; the next one takes it all the same. The vendor's client does so when it is told
+/// to, by RESET over XLink. Ours never speaks to a stick that it did not boot: it waits for the watchdog, which it always arms unless
+/// told otherwise; without one it resets the USB device, and where that does not help, as here, it says what does.
 fn force_reset_of_a_booted_stick(guest: &mut Guest) -> Verdict {
-    let blob = model("tiny_u8_s1.blob")?;
-    for who in Who::BOTH {
-        guest.serve(&Setup::executing(1))?;
+    for (who, watchdog) in [(Who::Vendor, false), (Who::Ours, true), (Who::Ours, false)] {
+        let setup = Setup { profile: "[firmware]\nwatchdog_s = 4.0\n".into(), ..Setup::executing(1) };
+        guest.serve(&setup)?;
+        let armed = if watchdog { "YES" } else { "NO" };
         let leave = json!([
-            { "do": "config", "set": { "MYRIAD_WATCHDOG": "NO" }, "watchdog": false },
-            { "do": "load", "graph": "a", "blob": blob },
+            { "do": "config", "set": { "MYRIAD_WATCHDOG": armed }, "watchdog": watchdog },
+            { "do": "load", "graph": "a", "blob": model("tiny_u8_s1.blob")? },
             { "do": "wait", "seconds": 60 },
         ]);
         let mut killed = Client::start(who, &leave, "killed")?;
@@ -390,24 +393,26 @@ fn force_reset_of_a_booted_stick(guest: &mut Guest) -> Verdict {
             list().is_ok_and(|all| all.len() == 1 && all[0].state == FoundState::Booted)
         })?;
         let steps = json!([
-            { "do": "config", "set": { "MYRIAD_ENABLE_FORCE_RESET": "YES" }, "reset_foreign": true },
-            { "do": "load", "graph": "a", "blob": blob },
+            { "do": "config", "set": { "MYRIAD_ENABLE_FORCE_RESET": "YES" }, "reset_foreign": true, "open_timeout_s": 16.0 },
+            { "do": "load", "graph": "a", "blob": model("tiny_u8_s1.blob")? },
             { "do": "infer", "graph": "a", "to": format!("/tmp/{}", who.name()) },
             { "do": "close" },
         ]);
         let mut client = guest.client(who, &steps, "force-reset")?;
-        for n in 0..4 {
-            let answer = client.step(n, STEP)?;
-            ensure!(answer["error"].is_null(), "{}, step {n}: {}", who.name(), answer["error"]);
-            if n == 1 {
-                guest.note(format!(
-                    "{}: load {:.1} s",
-                    who.name(),
-                    answer["seconds"].as_f64().unwrap_or_default()
-                ));
+        let answers = (0..4).map(|n| client.step(n, STEP)).collect::<Result<Vec<_>, _>>()?;
+        guest.done(client)?;
+        match answers[1]["error"].as_str() {
+            Some(why) => {
+                ensure!(who == Who::Ours && !watchdog, "{}, watchdog {armed}: {why}", who.name());
+                ensure!(why.contains("plug it out and in"), "ours says only: {why}");
+                guest.note(format!("{}, watchdog {armed}: {why}", who.name()));
+            }
+            None => {
+                ensure!(answers[2]["error"].is_null(), "{}: {}", who.name(), answers[2]["error"]);
+                let seconds = answers[1]["seconds"].as_f64().unwrap_or_default();
+                guest.note(format!("{}, watchdog {armed}: taken after {seconds:.1} s", who.name()));
             }
         }
-        guest.done(client)?;
     }
     Ok(())
 }

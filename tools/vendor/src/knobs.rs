@@ -97,7 +97,9 @@ fn matrix(guest: &mut Guest) -> Verdict {
             Outcome::Answers(_) => "OTHER ANSWERS".to_owned(),
             Outcome::Failed(why) => why.clone(),
         });
-        table += &row([name].into_iter().chain(said));
+        let line = row([name].into_iter().chain(said));
+        print!("      {line}");
+        table += &line;
     }
     guest.table("knobs", table);
     ensure!(worse.is_empty(), "{}", worse.join("\n      "));

@@ -34,7 +34,12 @@ fn main() -> ExitCode {
         }
         ["ours", steps] => ours::run(Path::new(steps)).map(|()| true),
         ["guest", wanted @ ..] => guest::run(wanted),
-        _ => Err("usage: ncs2-vendor-tests serve STICK CONTROL OUT | guest [WORD…] | ours STEPS".into()),
+        ["compare", vendor, ours] => wires::compare_files(Path::new(vendor), Path::new(ours)).map(|said| {
+            println!("{said}");
+            true
+        }),
+        _ => Err("usage: ncs2-vendor-tests serve STICK CONTROL OUT | guest [WORD…] | ours STEPS | compare VENDOR OURS"
+            .into()),
     };
     match result {
         Ok(true) => ExitCode::SUCCESS,

@@ -1,10 +1,10 @@
 //! What the two clients say on the wire, event by event, as the stick heard it.
 //!
 //! Under `ordering = vendor` the two must be equal after this: ids count by order and are not compared, watchdog pings and their
-//! releases follow the clock and are taken out, what the vendor's client sends of uninitialised memory is masked, and of
+//! releases follow the clock and are taken out, so is what our fleet asks of its sticks unasked (temperature and used memory), what the vendor's client sends of uninitialised memory is masked, and of
 //! READ_REL responses it fills only type and flags. Under `pipelined` a report says which waits are gone.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::path::Path;
 
 use ncs2::transport::{Direction, TraceEvent, TraceLine};
@@ -46,6 +46,8 @@ pub(crate) const TESTS: &[(&str, Test)] = &[
             json!([
                 { "do": "infer", "graph": "a" },
                 { "do": "unload", "graph": "a" },
+                // The vendor's unload waits until it is done; ours goes on behind the caller's back, beside a load that follows.
+                { "do": "wait", "seconds": 1.0 },
                 { "do": "load", "graph": "a", "blob": model("mlp_fp16_s1.blob").unwrap_or_default(), "requests": 4, "executors": 2, "depth": 4 },
                 { "do": "infer", "graph": "a", "count": 2 },
             ]),
@@ -111,25 +113,38 @@ impl Tape {
         Ok(Tape(events))
     }
 
-    /// Places of the watchdog's pings and of the stick's releases of them.
-    fn pings(&self) -> Vec<usize> {
+    /// Places of what is set aside: watchdog pings, which follow the clock, and what our fleet asks of its sticks for itself
+    /// (temperature, used memory), with the replies and releases that belong to them.
+    fn aside(&self) -> Vec<usize> {
         let mut places = Vec::new();
-        // Packets of a stream are released in order.
-        let mut packets = std::collections::VecDeque::new();
+        // Packets of a stream are released in order, and commands are replied to in order.
+        let (mut commands, mut replies, mut unreleased) = (VecDeque::new(), VecDeque::new(), VecDeque::new());
         for (at, event) in self.0.iter().enumerate() {
             let Event { header, payload, from_host, .. } = event;
             if header.stream != StreamId(0) || header.side != Side::Request {
                 continue;
             }
-            if *from_host && header.kind == EventKind::Write {
-                let bytes = payload.as_ref().map_or(&[][..], |p| &p.0);
-                let is_ping = DeviceCommand::parse(bytes) == Ok(DeviceCommand::WatchdogPing);
-                packets.push_back(is_ping);
-                if is_ping {
-                    places.push(at);
+            let is_aside = match (header.kind, *from_host) {
+                (EventKind::Write, true) => {
+                    let command = DeviceCommand::parse(payload.as_ref().map_or(&[][..], |p| &p.0));
+                    let own = matches!(command, Ok(DeviceCommand::ThermalStats | DeviceCommand::UsedMemory));
+                    if own || command == Ok(DeviceCommand::Capabilities) {
+                        replies.push_back(own);
+                    }
+                    let is_aside = own || command == Ok(DeviceCommand::WatchdogPing);
+                    commands.push_back(is_aside);
+                    is_aside
                 }
-            }
-            if !*from_host && header.kind == EventKind::ReadRelease && packets.pop_front() == Some(true) {
+                (EventKind::Write, false) => {
+                    let is_aside = replies.pop_front().unwrap_or(false);
+                    unreleased.push_back(is_aside);
+                    is_aside
+                }
+                (EventKind::ReadRelease, false) => commands.pop_front().unwrap_or(false),
+                (EventKind::ReadRelease, true) => unreleased.pop_front().unwrap_or(false),
+                _ => false,
+            };
+            if is_aside {
                 places.push(at);
             }
         }
@@ -138,21 +153,21 @@ impl Tape {
 
     /// The host's requests as they are compared.
     fn requests(&self) -> Vec<(StreamId, String)> {
-        let pings = self.pings();
+        let aside = self.aside();
         self.0
             .iter()
             .enumerate()
-            .filter(|(at, e)| e.from_host && e.header.side == Side::Request && !pings.contains(at))
+            .filter(|(at, e)| e.from_host && e.header.side == Side::Request && !aside.contains(at))
             .map(|(_, e)| (e.header.stream, format!("{} {}", shape(&e.header), masked(e))))
             .collect()
     }
 
     /// What the host answered to each request of the stick, by stream.
     fn responses(&self) -> BTreeMap<u32, Vec<String>> {
-        let pings = self.pings();
+        let aside = self.aside();
         let mut answers = BTreeMap::<u32, Vec<String>>::new();
         for (at, asked) in self.0.iter().enumerate() {
-            if asked.from_host || asked.header.side != Side::Request || pings.contains(&at) {
+            if asked.from_host || asked.header.side != Side::Request || aside.contains(&at) {
                 continue;
             }
             let answer = self.0[at..]
@@ -198,12 +213,29 @@ fn masked(event: &Event) -> String {
 /// Both clients do the same, and say the same.
 fn same(guest: &mut Guest, blob: &str, order: &Order, more: Value) -> Verdict {
     let [vendor, ours] = record(guest, "wire", &Setup::executing(1), blob, &more, "vendor")?;
+    let said = compare(&vendor, &ours, order)?;
+    guest.note(said);
+    Ok(())
+}
+
+/// Two traces of one stick that were kept: `compare VENDOR OURS`. With several requests in flight only the order within a stream
+/// can be equal, so that is what is compared.
+pub(crate) fn compare_files(vendor: &Path, ours: &Path) -> Result<String, String> {
+    let (vendor, ours) = (Tape::read(vendor)?, Tape::read(ours)?);
+    let said = compare(&vendor, &ours, &Order::OfEachStream)?;
+    match compare(&vendor, &ours, &Order::Total) {
+        Ok(_) => Ok(format!("{said}, in one order")),
+        Err(why) => Ok(format!("{said} in each stream, but not over all of them: {why}")),
+    }
+}
+
+fn compare(vendor: &Tape, ours: &Tape, order: &Order) -> Result<String, String> {
     let pick = |tape: &Tape, stream: Option<StreamId>| -> Vec<String> {
         let all = tape.requests().into_iter();
         all.filter(|(of, _)| stream.is_none_or(|s| s == *of)).map(|(_, text)| text).collect()
     };
     match order {
-        Order::Total => equal("request", &pick(&vendor, None), &pick(&ours, None))?,
+        Order::Total => equal("request", &pick(vendor, None), &pick(ours, None))?,
         Order::OfEachStream => {
             let mut streams: Vec<StreamId> =
                 vendor.requests().into_iter().map(|(stream, _)| stream).collect();
@@ -211,7 +243,7 @@ fn same(guest: &mut Guest, blob: &str, order: &Order, more: Value) -> Verdict {
             streams.dedup();
             for stream in streams {
                 let what = format!("request of stream {stream}");
-                equal(&what, &pick(&vendor, Some(stream)), &pick(&ours, Some(stream)))?;
+                equal(&what, &pick(vendor, Some(stream)), &pick(ours, Some(stream)))?;
             }
         }
     }
@@ -226,8 +258,7 @@ fn same(guest: &mut Guest, blob: &str, order: &Order, more: Value) -> Verdict {
         equal(&format!("answer on stream {stream}"), expected, own.get(stream).map_or(&[], Vec::as_slice))?;
     }
     let answers: usize = theirs.values().map(Vec::len).sum();
-    guest.note(format!("{} requests and {answers} answers are equal", vendor.requests().len()));
-    Ok(())
+    Ok(format!("{} requests and {answers} answers are equal", vendor.requests().len()))
 }
 
 fn equal(what: &str, theirs: &[String], ours: &[String]) -> Verdict {
@@ -278,12 +309,12 @@ fn record(
 /// What each kind of request was waited for: the next request was sent only after its answer.
 fn waits(tape: &Tape) -> BTreeMap<&'static str, (usize, usize)> {
     let mut counts = BTreeMap::<&'static str, (usize, usize)>::new();
-    let pings = tape.pings();
+    let aside = tape.aside();
     let requests: Vec<(usize, &Event)> = tape
         .0
         .iter()
         .enumerate()
-        .filter(|(at, e)| e.from_host && e.header.side == Side::Request && !pings.contains(at))
+        .filter(|(at, e)| e.from_host && e.header.side == Side::Request && !aside.contains(at))
         .collect();
     for pair in requests.windows(2) {
         let [(at, asked), (next, _)] = pair else { continue };
@@ -381,13 +412,28 @@ mod tests {
     }
 
     #[test]
-    fn pings_and_garbage_are_no_difference() {
+    fn pings_telemetry_and_garbage_are_no_difference() {
         let write = |id| line(true, Header::request(id, EventKind::Write, StreamId(0), 8));
         let release = |id| line(false, Header::request(id, EventKind::ReadRelease, StreamId(0), 8));
-        let thermal = [0, 0, 0, 0, 9, 9, 9, 9];
-        let clean = [write(10), data(&[0; 8]), release(1)].join("\n");
-        let busy =
-            [write(10), data(&[4, 0, 0, 0, 0, 0, 0, 0]), write(11), data(&thermal), release(1), release(2)];
+        let power = data(&[6, 0, 0, 0, 0, 0, 0, 0]);
+        let reply = |id| line(false, Header::request(id, EventKind::Write, StreamId(0), 104));
+        let clean = [write(10), power.clone(), release(1)].join("\n");
+        let ping = data(&[4, 0, 0, 0, 0, 0, 0, 0]);
+        let thermal = data(&[0, 0, 0, 0, 9, 9, 9, 9]);
+        let ours = line(true, Header::request(14, EventKind::ReadRelease, StreamId(0), 104));
+        let busy = [
+            write(10),
+            ping,
+            write(12),
+            thermal,
+            write(13),
+            power.clone(),
+            release(1),
+            release(2),
+            reply(3),
+            release(4),
+            ours,
+        ];
         let (clean, busy) = (Tape::parse(&clean).unwrap(), Tape::parse(&busy.join("\n")).unwrap());
         assert_eq!(clean.requests(), busy.requests());
         assert_eq!(clean.requests().len(), 1);
