@@ -8,6 +8,7 @@ mod behaviour;
 mod blob_header;
 mod boot_rom;
 pub mod calibrate;
+mod carrier;
 mod config;
 mod cost;
 pub mod execute;
@@ -53,6 +54,16 @@ pub enum Engine {
     Hash,
 }
 
+impl Engine {
+    /// `execute` or `hash`, as reports and flags have it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Engine::Execute => "execute",
+            Engine::Hash => "hash",
+        }
+    }
+}
+
 /// How long things take.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash, Default)]
 pub enum Timing {
@@ -61,6 +72,16 @@ pub enum Timing {
     Model,
     /// No waiting.
     Zero,
+}
+
+impl Timing {
+    /// `model` or `zero`, as reports and flags have it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Timing::Model => "model",
+            Timing::Zero => "zero",
+        }
+    }
 }
 
 /// Settings of in-process virtual sticks.

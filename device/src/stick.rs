@@ -105,6 +105,11 @@ impl VirtualStick {
 
     // --- getters ---------------------------------------------------------------------------------------------------
 
+    /// What it was made with.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
     /// What it is on the bus; `None` while it is away or unplugged.
     pub fn identity(&self) -> Option<Identity> {
         match self.state {

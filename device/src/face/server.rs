@@ -1,6 +1,5 @@
 //! The thread that drives served sticks, and the handle on it.
 
-use std::fmt;
 use std::io;
 use std::ops::Range;
 use std::os::fd::OwnedFd;
@@ -17,8 +16,8 @@ use super::control::{self, Ask, Lines};
 use super::station::Station;
 use super::stream::{Door, Moved, Stream};
 use super::vhci::attach::Vhci;
-use super::{Command, Face, ServeOptions};
-use crate::{Config, Identity, PreparedCache, Profile, VirtualStats, VirtualStick, Work};
+use super::{Command, Face, ServeOptions, StickStatus};
+use crate::{Config, PreparedCache, Profile, VirtualStick, Work};
 
 const OP: &str = "serve virtual sticks";
 /// Threads that prepare and execute graphs: a long load and a run go side by side.
@@ -31,40 +30,6 @@ const MAX_CONTROLS: usize = 16;
 const MAX_ANSWERS: usize = 1 << 20;
 /// Read from a host at a time.
 const SCRATCH_BYTES: usize = 256 * 1024;
-
-/// What a served stick is doing.
-#[derive(Clone, Debug)]
-pub struct StickStatus {
-    /// `usbredir`, `vhci` or `socket`.
-    pub face: &'static str,
-    /// Name of its profile.
-    pub profile: String,
-    /// A host is connected.
-    pub connected: bool,
-    /// What it is on the bus; `None` while it is away or unplugged.
-    pub identity: Option<Identity>,
-    /// In its port.
-    pub plugged: bool,
-    /// Counters.
-    pub stats: VirtualStats,
-    /// Times it left the bus by itself or by RESET.
-    pub resets: u64,
-}
-
-impl fmt::Display for StickStatus {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let state = match (self.plugged, self.identity) {
-            (false, _) => "unplugged",
-            (true, None) => "away",
-            (true, Some(Identity::Unbooted)) => "unbooted",
-            (true, Some(Identity::Booted)) => "booted",
-        };
-        let host = if self.connected { "connected" } else { "alone" };
-        let (face, inferences, resets) = (self.face, self.stats.inferences, self.resets);
-        let profile = &self.profile;
-        write!(f, "{face} {host} {state} inferences={inferences} resets={resets} profile={profile} simulated")
-    }
-}
 
 enum Message {
     Command(usize, Command),
@@ -353,14 +318,22 @@ impl Driver {
 fn status(stations: &[Station], profile: &str) -> Vec<StickStatus> {
     stations
         .iter()
-        .map(|station| StickStatus {
-            face: station.face_name(),
-            profile: profile.to_owned(),
-            connected: station.is_connected(),
-            identity: station.stick.identity(),
-            plugged: station.stick.is_plugged(),
-            stats: station.stick.stats(),
-            resets: station.stick.resets(),
+        .map(|station| {
+            let (celsius, level) = station.stick.heat();
+            StickStatus {
+                face: station.face_name().to_owned(),
+                profile: profile.to_owned(),
+                engine: station.stick.config().engine,
+                timing: station.stick.config().timing,
+                paced: station.stick.stats().paced,
+                connected: station.is_connected(),
+                identity: station.stick.identity(),
+                plugged: station.stick.is_plugged(),
+                inferences: station.stick.stats().inferences,
+                resets: station.stick.resets(),
+                celsius,
+                level: level as u8,
+            }
         })
         .collect()
 }

@@ -13,12 +13,16 @@ mod failure;
 mod folders;
 mod heat;
 mod interrupt;
+mod metrics;
 mod onnx;
 mod open;
 mod output;
 #[cfg(feature = "openvino")]
 mod reference_libraries;
+mod stats;
 mod tensor;
+mod timeline;
+mod top;
 mod trace;
 mod vendor_compiler;
 mod wheel;
@@ -66,6 +70,7 @@ fn main() -> ExitCode {
         Command::Check(args) => cmd::check::check(&cli.global, &output, args),
         Command::Setup(args) => cmd::setup::setup(&cli.global, &output, args),
         Command::Thermal(args) => cmd::thermal::thermal(&cli.global, &output, args),
+        Command::Top(args) => cmd::top::top(&cli.global, &output, args),
         Command::Config(_) => cmd::config::config(
             &output,
             cli.global.sim.is_some(),
@@ -77,6 +82,7 @@ fn main() -> ExitCode {
         Command::Udev { command } => cmd::udev::udev(&output, command),
         Command::Sim { command } => cmd::sim::sim(&cli.global, &output, command),
         Command::Decode(args) => cmd::decode::decode(&output, args),
+        Command::Trace(args) => cmd::trace::trace(&output, args),
         Command::Completions { shell } => cmd::completions::completions(&output, *shell),
         Command::Man { output: folder } => cmd::man::man(&output, folder.as_deref()),
     };
@@ -99,11 +105,13 @@ impl Command {
             Command::Check(_) => "check",
             Command::Setup(_) => "setup",
             Command::Thermal(_) => "thermal",
+            Command::Top(_) => "top",
             Command::Config(_) => "config",
             Command::Firmware { .. } => "firmware",
             Command::Udev { .. } => "udev",
             Command::Sim { .. } => "sim",
             Command::Decode(_) => "decode",
+            Command::Trace(_) => "trace",
             Command::Completions { .. } => "completions",
             Command::Man { .. } => "man",
         }
@@ -113,7 +121,10 @@ impl Command {
 impl Command {
     /// A trace of a command that opens no stick would be empty: asked for, it is refused.
     fn refuse_trace(&self, global: &cli::Global) -> Option<Failure> {
-        let opens = matches!(self, Command::Info | Command::Run(_) | Command::Bench(_) | Command::Thermal(_));
+        let opens = matches!(
+            self,
+            Command::Info | Command::Run(_) | Command::Bench(_) | Command::Thermal(_) | Command::Top(_)
+        );
         (global.trace.is_some() && !opens).then(|| {
             Failure::usage(
                 format!("--trace: expected a command that opens sticks, found {}", self.schema()),

@@ -63,6 +63,11 @@ impl Output {
         self.json
     }
 
+    /// True where text may be coloured.
+    pub fn is_colored(&self) -> bool {
+        self.color
+    }
+
     /// Columns to use.
     pub fn width(&self) -> usize {
         self.width

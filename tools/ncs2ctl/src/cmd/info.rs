@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use ncs2::runtime::{FleetConfig, StickState, StickStats};
+use ncs2::runtime::{FleetConfig, StickStats};
 use ncs2::wire::Capabilities;
 use ncs2_device::Engine;
 use serde::Serialize;
@@ -90,22 +90,12 @@ pub fn info(global: &Global, output: &Output) -> Result<Outcome> {
     Ok(if all { Outcome::Ok } else { Outcome::Negative })
 }
 
-/// The word that users see.
-pub fn state_str(state: StickState) -> &'static str {
-    match state {
-        StickState::Starting => "starting",
-        StickState::Ready => "ready",
-        StickState::Lost => "lost",
-        StickState::Closed => "closed",
-    }
-}
-
 fn device(stick: &StickStats) -> Device {
     let caps = stick.capabilities.as_ref();
     Device {
         id: stick.id.to_string(),
         simulated: stick.simulated.is_some(),
-        state: state_str(stick.state),
+        state: stick.state.as_str(),
         failure: stick.failure.clone(),
         usb_speed_mbps: Some(stick.speed_mbps).filter(|&s| s > 0),
         chip: caps.map(chip),

@@ -15,4 +15,6 @@ pub mod run;
 pub mod setup;
 pub mod sim;
 pub mod thermal;
+pub mod top;
+pub mod trace;
 pub mod udev;

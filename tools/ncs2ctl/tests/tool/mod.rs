@@ -1,6 +1,8 @@
 //! The tool as tests call it: no settings of whoever runs the tests.
 #![allow(dead_code, reason = "every test file takes what it needs of this one")]
 
+pub mod schema;
+
 use std::path::PathBuf;
 
 use assert_cmd::Command;
