@@ -39,8 +39,9 @@ pub fn folder() -> PathBuf {
     }
 }
 
-/// Makes the folder, ours alone. A folder of somebody else is refused: he could put his own sockets there.
-fn make(folder: &Path) -> io::Result<()> {
+/// Makes the folder, ours alone, where it is not there. What belongs to somebody else is refused: he could put his own
+/// sockets there.
+pub fn prepare(folder: &Path) -> io::Result<()> {
     match DirBuilder::new().mode(0o700).create(folder) {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
         _ => {}
@@ -73,7 +74,7 @@ impl StatsSocket {
         snapshot: impl Fn() -> Value + Send + 'static,
     ) -> io::Result<StatsSocket> {
         static NEXT: AtomicUsize = AtomicUsize::new(0);
-        make(folder)?;
+        prepare(folder)?;
         clean(folder);
         let n = NEXT.fetch_add(1, Ordering::Relaxed);
         let path = folder.join(format!("{}-{n}.sock", std::process::id()));
@@ -300,6 +301,6 @@ mod tests {
         assert!(!dead.exists() && other.exists());
         let link = folder.path().join("link");
         std::os::unix::fs::symlink(folder.path(), &link).expect("made");
-        assert!(make(&link).is_err(), "a link may lead anywhere");
+        assert!(prepare(&link).is_err(), "a link may lead anywhere");
     }
 }

@@ -75,7 +75,7 @@ pub struct Listed {
 }
 
 /// What is behind the ports.
-enum Models {
+pub enum Models {
     /// USB.
     None,
     /// Virtual sticks of this process, alive as long as this is.
@@ -265,6 +265,16 @@ impl Sticks {
             trace: global.trace.clone(),
             stats_socket: global.stats_socket,
         })
+    }
+
+    /// Profile of virtual ones.
+    pub fn profile(&self) -> Option<String> {
+        self.simulation.as_ref().map(|s| s.profile.clone())
+    }
+
+    /// The ports alone, and what must live as long as they do.
+    pub fn into_ports(self) -> (Models, Vec<Port>) {
+        (self.models, self.ports)
     }
 
     /// Opens them, at the same time. Fails when none opens.

@@ -33,6 +33,26 @@ Examples:
   ncs2ctl sim status /tmp/control.sock --detach sim0  # as if somebody pulled it out
   ncs2ctl sim status /tmp/control.sock --attach sim0  # back into its port, unbooted")]
     Status(StatusArgs),
+    /// Plugs virtual sticks into this machine's own kernel, until Ctrl-C; needs root and the module vhci-hcd
+    #[command(after_help = "\
+Examples:
+  sudo modprobe vhci-hcd
+  sudo ncs2ctl sim attach --sticks 2
+  ncs2ctl list                       # in another terminal: they look like sticks
+
+Every program of this machine sees them on USB, and takes them for real ones: they say simulated nowhere
+but here.")]
+    Attach {
+        /// How many
+        #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=8))]
+        sticks: u16,
+        /// Built-in profile, or a file
+        #[arg(long, value_name = "PROFILE", default_value = "ncs2")]
+        profile: String,
+        /// Take commands such as `unplug 0`, a line each, at a socket
+        #[arg(long, value_name = "PATH")]
+        control: Option<String>,
+    },
     /// Prints what the virtual stick's timing predicts beside the published figures
     #[command(after_help = "\
 Examples:
@@ -146,6 +166,19 @@ pub fn sim(global: &Global, output: &Output, command: &SimCommand) -> Result<Out
     match command {
         SimCommand::Serve(args) => serve_until_interrupted(global, output, args),
         SimCommand::Status(args) => print_status(output, args),
+        SimCommand::Attach { sticks, profile, control } => {
+            let (sticks, profile, control) = (*sticks, profile.clone(), control.clone());
+            let args = ServeArgs {
+                usbredir: Vec::new(),
+                vhci: true,
+                socket: Vec::new(),
+                control,
+                sticks,
+                profile,
+                seed: 0,
+            };
+            serve_until_interrupted(global, output, &args)
+        }
         SimCommand::Calibrate { profile, leave_one_out } => {
             print_calibration(output, profile, *leave_one_out)
         }
