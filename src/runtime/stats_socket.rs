@@ -219,6 +219,10 @@ impl StatsReader {
 
     /// The counters now. `UnexpectedEof` when that fleet was closed or turned us away, `InvalidData` for what is no
     /// document of ours.
+    #[allow(
+        clippy::should_implement_trait,
+        reason = "it fails; an iterator that yields errors for ever helps nobody"
+    )]
     pub fn next(&mut self) -> io::Result<Value> {
         if !std::mem::take(&mut self.fresh) {
             self.lines.get_mut().write_all(b"\n")?;

@@ -169,12 +169,12 @@ pub enum MemoryKind {
 }
 
 impl MemoryKind {
-    /// `mapped`, `copied` or `in_process`, as reports and JSON print it.
+    /// `mapped`, `copied` or `in-process`, as reports and JSON print it.
     pub fn as_str(self) -> &'static str {
         match self {
             MemoryKind::Mapped => "mapped",
             MemoryKind::Copied => "copied",
-            MemoryKind::InProcess => "in_process",
+            MemoryKind::InProcess => "in-process",
         }
     }
 }

@@ -53,12 +53,15 @@ impl PortLock {
     }
 }
 
-/// The runtime folder: `$XDG_RUNTIME_DIR/ncs2`, where there is none `ncs2-UID` among the temporary files.
+/// The runtime folder, the one of the stats sockets (`runtime::stats_socket::folder`): `$XDG_RUNTIME_DIR/ncs2`, else
+/// `/run/user/UID/ncs2`, else `ncs2-UID` among the temporary files.
 fn folder() -> PathBuf {
-    let runtime = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from).filter(|path| path.is_absolute());
-    match runtime {
-        Some(runtime) if runtime.is_dir() => runtime.join("ncs2"),
-        _ => std::env::temp_dir().join(format!("ncs2-{}", rustix::process::getuid().as_raw())),
+    let uid = rustix::process::getuid().as_raw();
+    let set = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from).filter(|path| path.is_absolute());
+    let run = [set, Some(PathBuf::from(format!("/run/user/{uid}")))];
+    match run.into_iter().flatten().find(|path| path.is_dir()) {
+        Some(base) => base.join("ncs2"),
+        None => std::env::temp_dir().join(format!("ncs2-{uid}")),
     }
 }
 

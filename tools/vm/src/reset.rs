@@ -26,7 +26,7 @@ pub(crate) fn usb_reset_and_power(bench: &mut Bench) -> Verdict {
     bench.note(format!("USB reset of a booted stick, {} ms: {answer:?}", start.elapsed().as_millis()));
     check(answer)?;
     let start = Instant::now();
-    let answer = reset::power_cycle(&booted.id, Duration::from_secs(5));
+    let answer = reset::power_cycle(&booted.id, Duration::from_secs(3));
     bench.note(format!("power cycle, {} ms: {answer:?}", start.elapsed().as_millis()));
     check(answer)?;
     bench.fresh(0).map(drop)
@@ -76,7 +76,7 @@ pub(crate) fn watch_tells_arrivals_by_port(bench: &mut Bench) -> Verdict {
 pub(crate) fn stick_of_nobody_is_reset_first(bench: &mut Bench) -> Verdict {
     let booted = bench.booted(4)?;
     let start = Instant::now();
-    let answer = boot::connect(&booted.id, &options()?, Duration::from_secs(16));
+    let answer = boot::connect(&booted.id, &options()?, Duration::from_secs(8));
     let took = start.elapsed();
     match answer {
         Ok(_) => bench.note(format!("opened anew after {} ms", took.as_millis())),
