@@ -124,6 +124,11 @@ impl Owner {
     /// Until it holds the stick and has loaded its model; how it waits: `io_uring`, or `epoll` and why.
     pub(crate) fn owns(&mut self) -> Result<String, String> {
         self.says("opening")?;
+        self.owns_now()
+    }
+
+    /// The same, once it has said that it opens.
+    pub(crate) fn owns_now(&mut self) -> Result<String, String> {
         let line = self.line(PATIENCE)?;
         let kind = line.strip_prefix("opened ").ok_or_else(|| format!("the other process: {line}"))?;
         self.says("loaded")?;

@@ -62,9 +62,7 @@ pub(crate) fn killed_while_it_sends_a_tensor(bench: &mut Bench) -> Verdict {
         last = bench.status(5)?;
     }
     bench.note(format!("reset after {} ms, unspoken to", start.elapsed().as_millis()));
-    let line = next.line(PATIENCE)?;
-    ensure!(line.starts_with("opened"), "expected the next process to open it, found {line}");
-    next.says("loaded")?;
+    next.owns_now()?;
     bench.note(format!("the next process has it after {} ms", start.elapsed().as_millis()));
     next.runs(20)?;
     next.closes()
@@ -79,9 +77,9 @@ pub(crate) fn left_booted_without_a_watchdog(bench: &mut Bench) -> Verdict {
     let heard = bench.wait_for(5, FoundState::Booted).and_then(|_| bench.status(5))?.received_bytes;
     let options = BootOptions { reset_foreign: true, ..fleet::options()? };
     let start = Instant::now();
-    let result = boot::connect(&found.id, &options, Duration::from_secs(6));
+    let result = boot::connect(&found.id, &options, Duration::from_secs(4));
     let took = start.elapsed();
-    ensure!(took < Duration::from_secs(10), "asked for 6 s at most, took {took:?}");
+    ensure!(took < Duration::from_secs(10), "asked for 4 s at most, took {took:?}");
     match result {
         Ok(connection) => {
             bench.note(format!("reset and booted again after {} ms", took.as_millis()));
@@ -138,10 +136,10 @@ pub(crate) fn stopped_while_others_infer(bench: &mut Bench) -> Verdict {
 /// Two processes want the same unbooted stick.
 pub(crate) fn two_race_for_one_boot(bench: &mut Bench) -> Verdict {
     let mut refusals = Vec::new();
-    for lead in [0, 100, 400] {
+    for lead in [0, 250] {
         let found = bench.fresh_of(4, "strict")?;
         let mut racers = vec![Owner::start(&found.id, SMALL)?];
-        // The second comes while the first starts, sends the firmware, or waits for the booted stick.
+        // The second comes while the first starts, or while it boots.
         std::thread::sleep(Duration::from_millis(lead));
         racers.push(Owner::start(&found.id, SMALL)?);
         let (mut winners, mut losers) = (Vec::new(), 0);

@@ -212,6 +212,38 @@ fn a_hung_stick_takes_nothing_and_goes_on_when_it_wakes() {
 }
 
 #[test]
+fn it_breaks_at_the_byte_that_it_was_told() {
+    use crate::fault_plan::{FaultKind, Way};
+    // In the middle of an image: it took so much, and then no more.
+    let mut bus = Bus::unbooted();
+    bus.configure();
+    bus.stick.break_after(Way::Out, 3000, FaultKind::Hang);
+    bus.submit(1, RequestKind::Out { data: image()[..2500].to_vec() });
+    bus.submit(2, RequestKind::Out { data: image()[2500..].to_vec() });
+    let done = bus.serve();
+    assert_eq!(ended(&done, 1), Some((Outcome::Complete, 2500)));
+    assert_eq!(ended(&done, 2), None);
+    assert_eq!((bus.stick.received_bytes(), bus.stick.faults().hung), (3000, true));
+    assert!(bus.usb.cancel(2));
+    assert_eq!(ended(&bus.serve(), 2), Some((Outcome::Cancelled, 500)));
+
+    // In the middle of what it says: the second answer is never whole.
+    let mut bus = Bus::booted();
+    bus.stick.break_after(Way::In, HEADER_LEN as u64 + 1, FaultKind::Unplug);
+    for id in [7, 8] {
+        bus.submit(id, RequestKind::In { length: 1024 });
+        bus.ping(id as i32);
+    }
+    assert_eq!(ended(&bus.serve(), 7), Some((Outcome::Complete, HEADER_LEN)));
+    assert_eq!(bus.stick.poll_bus_event(), Some(crate::BusEvent::Left));
+    assert!(!bus.stick.is_plugged());
+
+    // The next stick in the port knows nothing of it.
+    bus.stick.plug();
+    assert_eq!((bus.stick.is_plugged(), bus.stick.received_bytes()), (true, 0));
+}
+
+#[test]
 fn what_waits_is_bounded() {
     let mut bus = Bus::booted();
     bus.stick.set_faults(crate::Faults { hung: true, ..Default::default() }, bus.now);
