@@ -15,7 +15,7 @@ use crate::cli::Global;
 use crate::failure::{Failure, Outcome, Result};
 use crate::folders::{self, Scratch};
 use crate::output::Output;
-use crate::vendor_compiler::setup::REQUIREMENT;
+use crate::vendor_compiler::REQUIREMENT;
 use crate::wheel;
 
 /// `firmware …`
