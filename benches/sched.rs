@@ -17,7 +17,7 @@ const MODELS: u32 = 4;
 fn spec(n: u32) -> GraphSpec {
     let key = CacheKey {
         hash: BlobHash([n as u8; 32]),
-        options: LoadKey { executors: 1, elements: 4, instance: 0 },
+        options: LoadKey { executors: 1, elements: 4, instances: 1 },
     };
     let needs = GraphNeeds {
         version: (6, 0),
@@ -26,6 +26,7 @@ fn spec(n: u32) -> GraphSpec {
         input_bytes: 150_528,
         output_bytes: 2048,
         elements: 4,
+        instances: 1,
         executors: 1,
         shaves: 4,
         cmx_slices: 4,

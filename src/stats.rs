@@ -77,6 +77,11 @@ impl Latency {
         if self.0.is_empty() { Duration::ZERO } else { Duration::from_nanos(self.0.value_at_quantile(q)) }
     }
 
+    /// How many were at most `time`, within the histogram's three digits.
+    pub fn count_up_to(&self, time: Duration) -> u64 {
+        self.0.count_between(0, u64::try_from(time.as_nanos()).unwrap_or(u64::MAX))
+    }
+
     /// Largest; zero when empty.
     pub fn max(&self) -> Duration {
         if self.0.is_empty() { Duration::ZERO } else { Duration::from_nanos(self.0.max()) }
@@ -91,5 +96,19 @@ impl Latency {
 impl Default for Latency {
     fn default() -> Self {
         Self::new()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counts_below_a_time() {
+        let mut latency = Latency::new();
+        [1, 2, 2, 50].iter().for_each(|&ms| latency.record(Duration::from_millis(ms)));
+        let below = |ms| latency.count_up_to(Duration::from_millis(ms));
+        assert_eq!((below(0), below(1), below(10), below(100)), (0, 1, 3, 4));
+        assert_eq!(latency.count_up_to(Duration::from_secs(1 << 40)), 4, "beyond the histogram");
     }
 }

@@ -13,13 +13,15 @@ use std::collections::{HashSet, VecDeque};
 
 use common::{LONG, Rng, blob, difference, fleet, hash_of, rack, reference_input, unique_input};
 use ncs2::Graph;
-use ncs2::runtime::{LoadOptions, StickState, SubmitOptions};
+use ncs2::runtime::{FleetConfig, LoadOptions, StickState, SubmitOptions};
+use ncs2::sched::Policy;
 use ncs2_device::Engine;
 
 #[test]
 fn three_sticks_compute_what_the_reference_says() {
     let rack = rack(3, Engine::Execute);
-    let fleet = fleet(&rack);
+    let turns = FleetConfig { policy: Policy::RoundRobin, ..FleetConfig::default() };
+    let fleet = common::fleet_with(&rack, turns);
     for name in ["tiny_u8_s1", "tiny_fp16_s2", "mlp_fp16_s1", "squeezenet1_1_u8_s1", "ssd_head_u8_s1"] {
         let blob = blob(name);
         let graph = fleet.load(&blob, LoadOptions::default()).expect(name);
@@ -88,7 +90,7 @@ fn each_answer_belongs_to_its_own_input() {
 fn several_threads_and_graphs_at_once() {
     for ordering in [ncs2::stick::Ordering::Vendor, ncs2::stick::Ordering::Pipelined] {
         let rack = rack(2, Engine::Hash);
-        let config = ncs2::runtime::FleetConfig { ordering, ..Default::default() };
+        let config = FleetConfig { ordering, ..Default::default() };
         let fleet = common::fleet_with(&rack, config);
         let small = fleet.load(&blob("tiny_u8_s1"), LoadOptions::default()).expect("loads");
         let large = fleet.load(&blob("squeezenet1_1_u8_s1"), LoadOptions::default()).expect("loads");
@@ -115,7 +117,7 @@ fn assert_clean(rack: &ncs2_device::Rack) {
 }
 
 #[test]
-fn a_graph_is_shared_by_content_and_unloaded_with_its_last_handle() {
+fn a_graph_is_shared_by_content_and_stays_until_its_room_is_wanted() {
     let rack = rack(2, Engine::Hash);
     let fleet = fleet(&rack);
     let used = || {
@@ -135,6 +137,15 @@ fn a_graph_is_shared_by_content_and_unloaded_with_its_last_handle() {
     let input = vec![0; second.blob().graph().input_bytes];
     second.infer(&input).expect("the second handle keeps it");
     drop(second);
+    let resident = used();
+    assert!(resident > empty, "nobody needs its room");
+    let uploads = || fleet.stats().sticks.iter().flat_map(|s| &s.sched).map(|s| s.cache.loads).sum::<u64>();
+    let before = uploads();
+    let again = fleet.load(&blob("mlp_fp16_s1"), LoadOptions::default()).expect("is there still");
+    again.infer(&input).expect("runs");
+    assert_eq!((used(), uploads()), (resident, before), "nothing was sent again");
+    drop(again);
+    fleet.evict_unused();
     // Unloading takes several round trips; each look is one more.
     assert!((0..1000).any(|_| used() == empty), "{} bytes remain", used() - empty);
     fleet.close(LONG).expect("closes");

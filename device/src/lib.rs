@@ -8,6 +8,7 @@ mod behaviour;
 mod blob_header;
 mod boot_rom;
 pub mod calibrate;
+mod carrier;
 mod config;
 mod cost;
 pub mod execute;

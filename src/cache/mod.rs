@@ -152,26 +152,26 @@ impl StickCache {
         let mut order: Vec<&Entry> = self.entries.iter().filter(|e| e.pins == 0 && !e.loading).collect();
         order.sort_by_key(|e| e.used);
         let mut order = order.into_iter();
-        let (mut free, mut graphs) = (self.free_bytes(), self.entries.len() as u32);
+        let (mut free, mut graphs) = (self.free_bytes(), self.copies());
         let mut fifos: u32 = self.entries.iter().map(|e| e.needs.fifos()).sum();
         let asked = needs.stick_bytes();
         let mut victims: Vec<&Entry> = Vec::new();
         while free < asked
-            || graphs >= self.limits.max_graphs
+            || graphs + needs.instances > self.limits.max_graphs
             || fifos + needs.fifos() > self.limits.max_fifos
         {
             let Some(victim) = order.next() else {
                 return Plan::Refused(self.in_the_way(needs));
             };
             free += victim.needs.stick_bytes();
-            graphs -= 1;
+            graphs -= victim.needs.instances;
             fifos -= victim.needs.fifos();
             victims.push(victim);
         }
         // A small graph evicted first may turn out needless once a large one has gone: keep what can stay.
         let fits_without = |spare: &Entry| {
             free - spare.needs.stick_bytes() >= asked
-                && graphs + 1 < self.limits.max_graphs
+                && graphs + spare.needs.instances + needs.instances <= self.limits.max_graphs
                 && fifos + spare.needs.fifos() + needs.fifos() <= self.limits.max_fifos
         };
         if let Some(spare) = victims.iter().rposition(|v| fits_without(v)) {
@@ -179,6 +179,11 @@ impl StickCache {
         }
         let cost = self.load_cost(needs) + LOAD_OVERHEAD * victims.len() as u32;
         Plan::Load { evict: victims.into_iter().map(|v| v.key).collect(), cost }
+    }
+
+    /// Copies of graphs on the stick, those being loaded included.
+    fn copies(&self) -> u32 {
+        self.entries.iter().map(|e| e.needs.instances).sum()
     }
 
     /// What stands in the way of a graph that the empty stick would take.
@@ -294,7 +299,7 @@ impl StickCache {
 
     /// Snapshot of the counters.
     pub fn stats(&self) -> CacheStats {
-        CacheStats { graphs: self.entries.len() as u32, used_bytes: self.used_bytes(), ..self.stats }
+        CacheStats { graphs: self.copies(), used_bytes: self.used_bytes(), ..self.stats }
     }
 
     fn entry(&self, key: &CacheKey) -> Option<&Entry> {

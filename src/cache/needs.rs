@@ -9,10 +9,10 @@ use crate::blob::{BlobHash, Graph};
 pub struct LoadKey {
     /// Executors of the instance.
     pub executors: u32,
-    /// FIFO elements, which is the largest depth.
+    /// FIFO elements of each instance.
     pub elements: u32,
-    /// Which instance of the same graph, from 0.
-    pub instance: u32,
+    /// Copies of the graph.
+    pub instances: u32,
 }
 
 /// Content and load options: the same key is the same graph on the stick.
@@ -37,9 +37,11 @@ pub struct GraphNeeds {
     pub input_bytes: u64,
     /// One output FIFO element.
     pub output_bytes: u64,
-    /// Elements of each FIFO.
+    /// Elements of each FIFO, over all instances.
     pub elements: u32,
-    /// Executors.
+    /// Copies of the graph, each with its own FIFOs.
+    pub instances: u32,
+    /// Executors of one copy.
     pub executors: u32,
     /// SHAVE cores of one executor.
     pub shaves: u32,
@@ -59,25 +61,26 @@ impl GraphNeeds {
             bss_bytes: graph.bss_bytes as u64,
             input_bytes: graph.input_bytes as u64,
             output_bytes: graph.output_bytes as u64,
-            elements: options.elements.max(1),
+            elements: options.elements.max(1) * options.instances.max(1),
+            instances: options.instances.max(1),
             executors: options.executors.max(1),
             shaves: graph.shaves,
             cmx_slices: graph.cmx_slices,
         }
     }
 
-    /// DRAM that it takes: file, scratch of each executor, and the elements of both FIFOs.
+    /// DRAM that it takes: file and scratch of each executor, for each copy, and the elements of both FIFOs.
     pub fn stick_bytes(&self) -> u64 {
         let round = |bytes: u64| bytes.div_ceil(ELEMENT_ALIGN).saturating_mul(ELEMENT_ALIGN);
         let element = round(self.input_bytes).saturating_add(round(self.output_bytes));
-        self.file_bytes
-            .saturating_add(self.bss_bytes.saturating_mul(u64::from(self.executors)))
+        let copy = self.file_bytes.saturating_add(self.bss_bytes.saturating_mul(u64::from(self.executors)));
+        copy.saturating_mul(u64::from(self.instances))
             .saturating_add(element.saturating_mul(u64::from(self.elements)))
     }
 
-    /// FIFOs: one in, one out.
+    /// FIFOs: for each copy one in, one out.
     pub fn fifos(&self) -> u32 {
-        2
+        2 * self.instances
     }
 }
 
@@ -124,7 +127,7 @@ impl StickLimits {
             .or_else(|| over("CMX slices", needs.cmx_slices, self.cmx_slices))
             .or_else(|| over("executors", needs.executors, self.max_executors))
             .or_else(|| over("FIFOs", needs.fifos(), self.max_fifos))
-            .or_else(|| over("graphs", 1, self.max_graphs))
+            .or_else(|| over("graphs", needs.instances, self.max_graphs))
             .or_else(|| {
                 let asked = needs.stick_bytes();
                 (asked > self.memory_bytes)

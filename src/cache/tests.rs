@@ -6,7 +6,7 @@ use crate::blob::BlobHash;
 const MB: u64 = 1 << 20;
 
 fn key(n: u8) -> CacheKey {
-    CacheKey { hash: BlobHash([n; 32]), options: LoadKey { executors: 1, elements: 1, instance: 0 } }
+    CacheKey { hash: BlobHash([n; 32]), options: LoadKey { executors: 1, elements: 1, instances: 1 } }
 }
 
 fn needs(file_bytes: u64) -> GraphNeeds {
@@ -17,6 +17,7 @@ fn needs(file_bytes: u64) -> GraphNeeds {
         input_bytes: 0,
         output_bytes: 0,
         elements: 1,
+        instances: 1,
         executors: 1,
         shaves: 4,
         cmx_slices: 4,
@@ -37,6 +38,7 @@ fn put(cache: &mut StickCache, n: u8, bytes: u64) -> Vec<CacheKey> {
 fn memory_counts_scratch_per_executor_and_both_fifos() {
     let needs = GraphNeeds {
         bss_bytes: 100,
+        instances: 1,
         executors: 2,
         input_bytes: 65,
         output_bytes: 1,

@@ -1,12 +1,26 @@
 //! Settings of fleets, graphs and requests.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use super::fallback::Fallback;
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::StickId;
 use crate::pipeline::MAX_INSTANCES;
 use crate::pool::DEFAULT_CEILING_BYTES;
+use crate::sched::{Guards, HeatConfig, NORMAL_PRIORITY, Policy, SchedConfig};
 use crate::stick::Ordering;
+
+/// Called with a stick's name and its degrees Celsius when it becomes warmer than the limit; not on a stick's thread.
+#[derive(Clone)]
+pub struct WarmHook(pub Arc<WarmFn>);
+type WarmFn = dyn Fn(&StickId, f64) + Send + Sync;
+
+impl std::fmt::Debug for WarmHook {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("WarmHook")
+    }
+}
 
 /// Settings of a fleet.
 #[derive(Clone, Debug)]
@@ -18,8 +32,23 @@ pub struct FleetConfig {
     pub open_timeout: Duration,
     /// Requests that may wait in the fleet before `submit` says `QueueFull` (or waits).
     pub queue_limit: usize,
-    /// How often a job may move to another stick after its own was lost.
+    /// How often a request may be tried again. One under which two sticks died is given up in any case, and so is what
+    /// goes beyond a tenth of all requests.
     pub retries: u32,
+    /// How sticks are chosen.
+    pub policy: Policy,
+    /// Shares of sticks in the weighted policy; those not named have 1.
+    pub weights: Vec<(StickId, f64)>,
+    /// With an adaptive depth: the mean time that a request may spend on the stick.
+    pub target_latency: Option<Duration>,
+    /// Limits of heat.
+    pub heat: HeatConfig,
+    /// What is known of the sticks' throttle guards.
+    pub guards: Guards,
+    /// Told when a stick becomes warmer than [`HeatConfig::warn_c`]: a fan, a message.
+    pub on_warm: Option<WarmHook>,
+    /// Who computes what no stick can take.
+    pub fallback: Option<Arc<dyn Fallback>>,
     /// Longest wait of [`super::Graph::input`] for memory and of [`super::Graph::submit`] for room in the queue.
     pub wait_timeout: Duration,
     /// Longest time that one inference may take on a stick, those ahead of it on the same stick not counted; the
@@ -40,6 +69,13 @@ impl Default for FleetConfig {
             open_timeout: Duration::from_secs(15),
             queue_limit: 1024,
             retries: 2,
+            policy: Policy::default(),
+            weights: Vec::new(),
+            target_latency: None,
+            heat: HeatConfig::default(),
+            guards: Guards::default(),
+            on_warm: None,
+            fallback: None,
             wait_timeout: Duration::from_secs(60),
             job_timeout: Duration::from_secs(30),
             pool_bytes: DEFAULT_CEILING_BYTES,
@@ -48,22 +84,58 @@ impl Default for FleetConfig {
     }
 }
 
+impl FleetConfig {
+    pub(super) fn scheduler(&self) -> SchedConfig {
+        SchedConfig {
+            policy: self.policy,
+            queue_limit: self.queue_limit,
+            retries: self.retries,
+            target_latency: self.target_latency,
+            unmeasured_limit: Some(self.job_timeout),
+            heat: self.heat,
+            ..SchedConfig::default()
+        }
+    }
+
+    pub(super) fn weight_of(&self, stick: &StickId) -> f64 {
+        self.weights.iter().find(|(id, _)| id == stick).map_or(1.0, |(_, weight)| *weight)
+    }
+}
+
 /// How a graph is put on each stick.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Debug)]
 pub struct LoadOptions {
     /// Executors per instance (throughput streams); 0 lets the fleet choose what the blob and stick allow.
     pub executors: u32,
     /// Most inferences in flight per instance, which is the FIFO's element count. 1 to 16.
     pub depth: u32,
+    /// The scheduler finds the number in flight that keeps the stick busy, up to `depth` per instance; otherwise it is
+    /// `depth`.
+    pub adaptive_depth: bool,
     /// Instances of the graph per stick, 1 to 4.
     pub instances: u32,
+    /// Share of device time against other graphs of the same priority.
+    pub weight: f64,
+    /// Most requests per second that are started.
+    pub rate_limit: Option<f64>,
+    /// With several batch sizes: how long a request waits for others to fill a batch.
+    pub max_batch_delay: Duration,
     /// Time for the upload.
     pub timeout: Duration,
 }
 
 impl Default for LoadOptions {
     fn default() -> Self {
-        LoadOptions { executors: 0, depth: 4, instances: 1, timeout: Duration::from_secs(30) }
+        LoadOptions {
+            executors: 0,
+            depth: 4,
+            adaptive_depth: false,
+            instances: 1,
+            weight: 1.0,
+            rate_limit: None,
+            max_batch_delay: Duration::from_millis(2),
+            timeout: Duration::from_secs(30),
+        }
     }
 }
 
@@ -87,21 +159,33 @@ impl LoadOptions {
         if self.executors > Self::MAX_EXECUTORS {
             return bad("executors", self.executors, format!("0 (chosen) to {}", Self::MAX_EXECUTORS));
         }
+        let sane = |x: f64| x.is_finite() && x > 0.0;
+        if !sane(self.weight) || !self.rate_limit.is_none_or(sane) {
+            let detail = format!(
+                "weight {} and rate limit {:?} were asked; numbers above 0 are possible",
+                self.weight, self.rate_limit
+            );
+            return Err(Error::new(ErrorKind::InvalidInput, "load graph").detail(detail));
+        }
         Ok(())
-    }
-
-    /// True where one copy on a stick serves both.
-    pub(super) fn shares_with(&self, other: &LoadOptions) -> bool {
-        let key = |o: &LoadOptions| (o.executors, o.depth, o.instances);
-        key(self) == key(other)
     }
 }
 
 /// Where to run and how long to wait.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct SubmitOptions {
     /// The caller's own limit from now; the ticket then ends with `DeadlineExceeded`.
     pub deadline: Option<Duration>,
     /// Only this stick.
     pub stick: Option<StickId>,
+    /// 0 to 31; higher is served first.
+    pub priority: u8,
+    /// On whose behalf; callers of a graph share device time equally.
+    pub caller: u32,
+}
+
+impl Default for SubmitOptions {
+    fn default() -> Self {
+        SubmitOptions { deadline: None, stick: None, priority: NORMAL_PRIORITY, caller: 0 }
+    }
 }

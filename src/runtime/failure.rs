@@ -1,5 +1,6 @@
 //! What went wrong on a stick, as the library's error: kind, stick, and what to do about it.
 
+use crate::cache::Refusal;
 use crate::error::{Error, ErrorKind};
 use crate::id::StickId;
 use crate::pipeline::Failure;
@@ -48,6 +49,15 @@ impl Cause {
             StickError::Protocol { .. } | StickError::Invalid(_) => ErrorKind::Protocol,
         };
         Cause::new(kind, error)
+    }
+
+    /// The ledger says that it will not fit, before a byte was sent.
+    pub(super) fn of_refusal(refusal: &Refusal) -> Self {
+        let kind = match refusal {
+            Refusal::Version { .. } | Refusal::Chip { .. } => ErrorKind::Unsupported,
+            Refusal::TooLarge { .. } | Refusal::Busy { .. } => ErrorKind::OutOfMemory,
+        };
+        Cause { kind, detail: refusal.to_string() }
     }
 
     pub(super) fn of_failure(failure: &Failure) -> Self {

@@ -12,17 +12,19 @@ use super::config::{FleetConfig, LoadOptions};
 use super::core::{CLOSE_GRACE, Core, Phase, Record, Shared, StickShared, cancelled};
 use super::graph::{self, Graph};
 use super::inbox::{Command, Inbox};
+use super::keeper::{self, Bell, Calls};
+use super::snapshot::snapshot;
 use super::stats_document::{GraphSummary, document};
 use super::stats_socket::{self, StatsSocket};
 use super::ticket::Slots;
 use super::worker::Worker;
-use super::{FleetStats, StickState, StickStats};
+use super::{FleetStats, StickState};
 use crate::blob::Blob;
-use crate::clock::{Clock, Instant, Monotonic};
+use crate::clock::{Clock, Monotonic};
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::StickId;
 use crate::pool::{Pool, ceiling_for_host};
-use crate::stats::{Latency, StageTimes};
+use crate::sched::{Event, GraphNo, Policy};
 use crate::transport::{Port, Reactor, ReactorKind};
 
 /// Assembles a fleet.
@@ -100,10 +102,13 @@ impl FleetBuilder {
             starts.push(start_to);
             sticks.push(StickShared { id, simulated, inbox, pool, record: Mutex::new(Record::default()) });
         }
-        let shared = Arc::new(Shared {
-            slots: Arc::new(Slots::new(clock.clone())),
+        let calls = Arc::new(Calls::default());
+        let shared = Arc::new_cyclic(|me| Shared {
+            me: me.clone(),
+            slots: Arc::new(Slots::new(clock.clone(), calls.clone())),
             clock,
-            core: Mutex::new(Core::new(sticks.len())),
+            core: Mutex::new(Core::new(sticks.len(), &config)),
+            bell: Bell::new(calls),
             sticks,
             room: Condvar::new(),
             changed: Condvar::new(),
@@ -114,9 +119,16 @@ impl FleetBuilder {
             // A thread that waits for its start cannot be gone.
             let _ = start.send(shared.clone());
         }
-        let inner = Arc::new(Inner { shared, threads: Mutex::new(threads), stats: Mutex::new(None) });
+        let keeper = keeper::start(shared.clone());
+        let inner = Arc::new(Inner {
+            shared,
+            threads: Mutex::new(threads),
+            keeper: Mutex::new(None),
+            stats: Mutex::new(None),
+        });
         // The builder's fleet: when opening fails, its drop ends the threads.
         let fleet = Fleet(inner);
+        *fleet.0.keeper.lock() = Some(keeper.map_err(system)?);
         fleet.wait_until_settled()?;
         fleet.serve_stats();
         Ok(fleet)
@@ -130,6 +142,7 @@ pub struct Fleet(Arc<Inner>);
 struct Inner {
     shared: Arc<Shared>,
     threads: Mutex<Vec<Option<JoinHandle<()>>>>,
+    keeper: Mutex<Option<JoinHandle<()>>>,
     stats: Mutex<Option<StatsSocket>>,
 }
 
@@ -180,7 +193,42 @@ impl Fleet {
     /// `InvalidInput` for options out of range, what the first stick said when none took the graph, `Timeout`,
     /// `Closed`.
     pub fn load(&self, blob: &Blob, options: LoadOptions) -> Result<Graph> {
-        graph::load(&self.0.shared, blob, options)
+        graph::load(&self.0.shared, std::slice::from_ref(blob), options)
+    }
+
+    /// As [`Fleet::load`], with one network compiled for several batch sizes. Requests are for the smallest; the fleet lays
+    /// waiting ones together where the larger size is measured to be faster, and takes the answers apart.
+    ///
+    /// # Errors
+    /// As [`Fleet::load`]; `InvalidInput` when the blobs are not one network.
+    pub fn load_batched(&self, blobs: &[Blob], options: LoadOptions) -> Result<Graph> {
+        graph::load(&self.0.shared, blobs, options)
+    }
+
+    /// Takes graphs that nobody holds any more off the sticks, as the cache would when another needs their room.
+    pub fn evict_unused(&self) {
+        let shared = &self.0.shared;
+        let mut core = shared.core.lock();
+        let now = shared.clock.now();
+        for at in 0..core.graphs.len() {
+            if core.graphs[at].as_ref().is_some_and(|g| g.handles == 0) {
+                core.tell(Event::GraphRemoved { graph: GraphNo(at as u32) }, now);
+            }
+        }
+        let rings = shared.carry_out(&mut core);
+        shared.after_ends(&mut core);
+        drop(core);
+        shared.ring(rings);
+    }
+
+    /// Changes how sticks are chosen, from the next request on.
+    pub fn set_policy(&self, policy: Policy) {
+        let shared = &self.0.shared;
+        let mut core = shared.core.lock();
+        core.set_policy(policy, shared.clock.now());
+        let rings = shared.carry_out(&mut core);
+        drop(core);
+        shared.ring(rings);
     }
 
     /// Names of all sticks, in the order of the ports.
@@ -254,56 +302,10 @@ impl Fleet {
 }
 
 fn stats_document(shared: &Shared) -> serde_json::Value {
-    let graphs: Vec<GraphSummary> = shared.core.lock().graphs.iter().map(|entry| entry.summary()).collect();
-    document(&snapshot(shared), &graphs, "round-robin")
-}
-
-fn snapshot(shared: &Shared) -> FleetStats {
-    let now = shared.clock.now();
-    let core = shared.core.lock();
-    let mut latency = Latency::new();
-    let mut stages: [Latency; StageTimes::COUNT] = std::array::from_fn(|_| Latency::new());
-    let mut completed = 0;
-    let mut failed = core.failed;
-    let mut sticks = Vec::with_capacity(shared.sticks.len());
-    for (stick, entry) in shared.sticks.iter().zip(&core.sticks) {
-        let record = stick.record.lock();
-        latency.merge(&record.latency);
-        stages.iter_mut().zip(&record.stages).for_each(|(all, own)| all.merge(own));
-        completed += record.completed;
-        failed += record.failed_requests;
-        let load = record.load_until(now);
-        sticks.push(StickStats {
-            id: stick.id.clone(),
-            simulated: stick.simulated.clone(),
-            state: entry.state,
-            failure: entry.cause.as_ref().map(|c| c.detail.clone()),
-            capabilities: entry.capabilities,
-            speed_mbps: entry.speed_mbps,
-            used_memory_bytes: entry.used_memory_bytes,
-            temperature_c: entry.temperature_c,
-            throttle_level: entry.throttle_level,
-            completed: record.completed,
-            failed: record.failed,
-            in_flight: load.in_flight,
-            busy: load.busy,
-            depth_time: load.depth_time,
-            resets: entry.resets,
-            latency: record.latency.clone(),
-            host_pool: stick.pool.stats(),
-        });
-    }
-    FleetStats {
-        elapsed: now - Instant::ZERO,
-        sticks,
-        submitted: core.submitted,
-        completed,
-        failed,
-        retried: core.retried,
-        queued: core.queued as u64,
-        latency,
-        stages,
-    }
+    let graphs: Vec<GraphSummary> =
+        shared.core.lock().graphs.iter().flatten().filter(|g| g.handles > 0).map(|g| g.summary()).collect();
+    let stats = snapshot(shared);
+    document(&stats, &graphs, stats.policy.as_str())
 }
 
 impl Inner {
@@ -315,7 +317,7 @@ impl Inner {
             core.phase = Phase::Draining;
             shared.room.notify_all();
         }
-        while core.phase == Phase::Draining && core.active() > 0 {
+        while core.phase == Phase::Draining && core.jobs.len() + core.on_fallback > 0 {
             let now = shared.clock.now();
             if now >= until {
                 break;
@@ -324,7 +326,9 @@ impl Inner {
         }
         if core.phase != Phase::Closed {
             core.phase = Phase::Closed;
-            shared.end_queued(&mut core, |_, _| Some(cancelled()));
+            shared.end_waiting(&mut core, |_, _| Some(cancelled()));
+            let rings = shared.carry_out(&mut core);
+            shared.ring(rings);
             for stick in &shared.sticks {
                 stick.inbox.command(Command::Close);
             }
@@ -347,6 +351,11 @@ impl Inner {
                 // A panic was told when it happened.
                 let _ = thread.join();
             }
+        }
+        shared.bell.end();
+        if let Some(keeper) = self.keeper.lock().take() {
+            // Likewise.
+            let _ = keeper.join();
         }
         // Last, so that a long drain can be watched.
         drop(self.stats.lock().take());

@@ -3,100 +3,38 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use super::StickState;
 use super::config::{LoadOptions, SubmitOptions};
-use super::core::{Core, GraphEntry, Phase, Presence, Shared, StickSituation};
-use super::inbox::Command;
+use super::core::{Core, Phase, Shared, number};
+use super::failure::Cause;
+use super::graphs::{GraphEntry, Presence, key_of};
+use super::jobs::Waiting;
 use super::ticket::{Output, Ticket};
-use super::{StickState, failure::Cause};
 use crate::blob::Blob;
 use crate::clock::{Clock, Instant};
 use crate::error::{Error, ErrorKind, Result};
-use crate::pipeline::{GraphId, GraphSpec, Job};
 use crate::pool::{Lease, Use};
-use crate::stick::{GraphKey, LoadRequest};
-use crate::wire::VERIFY_HEADER_LEN;
+use crate::sched::{CallerNo, Event, GraphNo, JobSpec, Placement};
 
-/// SHAVE cores and CMX slices that a stick's executors share.
-const STICK_SHAVES: u32 = 16;
-const STICK_CMX_SLICES: u32 = 19;
-
-/// A graph that is loaded on the fleet. Dropping the last clone unloads it, after its requests have ended.
+/// A graph that is loaded on the fleet. When the last clone is dropped, it stays on the sticks as long as nothing else
+/// needs the room: loading it again is then a matter of microseconds.
 #[derive(Clone)]
 pub struct Graph(Arc<Handle>);
 
 struct Handle {
     shared: Arc<Shared>,
-    id: GraphId,
+    no: GraphNo,
     blob: Blob,
 }
 
 impl Drop for Handle {
     fn drop(&mut self) {
-        let mut core = self.shared.core.lock();
-        if let Some(entry) = core.graph(self.id) {
-            entry.handles -= 1;
-        }
-        self.shared.after_ends(&mut core);
+        self.shared.handle_dropped(self.no);
     }
-}
-
-/// The blob's host copy, lent to transfers.
-struct Bytes(Blob);
-
-impl AsRef<[u8]> for Bytes {
-    fn as_ref(&self) -> &[u8] {
-        self.0.bytes()
-    }
-}
-
-/// Executors when the caller leaves it to us: as many as share the stick's SHAVEs and CMX slices.
-fn executors_for(blob: &Blob, asked: u32) -> u32 {
-    if asked > 0 {
-        return asked;
-    }
-    let graph = blob.graph();
-    let by_shaves = STICK_SHAVES / graph.shaves.clamp(1, STICK_SHAVES);
-    let by_cmx = STICK_CMX_SLICES / graph.cmx_slices.clamp(1, STICK_CMX_SLICES);
-    by_shaves.min(by_cmx).clamp(1, LoadOptions::MAX_EXECUTORS)
-}
-
-fn spec_of(id: GraphId, blob: &Blob, options: &LoadOptions) -> Result<GraphSpec> {
-    let op = "load graph";
-    let graph = blob.graph();
-    let size = |what: &str, bytes: usize| {
-        u32::try_from(bytes).map_err(|_| {
-            let detail =
-                format!("{}: {what} of {bytes} bytes, at most {} fit the protocol", blob.name(), u32::MAX);
-            Error::new(ErrorKind::InvalidBlob, op).detail(detail)
-        })
-    };
-    let header = blob.bytes().first_chunk::<VERIFY_HEADER_LEN>().ok_or_else(|| {
-        let detail = format!(
-            "{}: {} bytes, a blob has more than {VERIFY_HEADER_LEN}",
-            blob.name(),
-            blob.bytes().len()
-        );
-        Error::new(ErrorKind::InvalidBlob, op).detail(detail)
-    })?;
-    Ok(GraphSpec {
-        id,
-        request: LoadRequest {
-            key: GraphKey(0),
-            header: *header,
-            blob_bytes: size("file", blob.bytes().len())?,
-            input_bytes: size("input", graph.input_bytes)?,
-            output_bytes: size("output", graph.output_bytes)?,
-            stages: size("stage list", graph.stages.len())?,
-            executors: executors_for(blob, options.executors),
-            fifo_elements: options.depth,
-        },
-        blob: Arc::new(Bytes(blob.clone())),
-        instances: options.instances,
-    })
 }
 
 /// Finds or registers the graph, puts it on all ready sticks and waits for their answers.
-pub(super) fn load(shared: &Arc<Shared>, blob: &Blob, options: LoadOptions) -> Result<Graph> {
+pub(super) fn load(shared: &Arc<Shared>, blobs: &[Blob], options: LoadOptions) -> Result<Graph> {
     let op = "load graph";
     options.check()?;
     let until = shared.clock.now() + options.timeout;
@@ -104,41 +42,38 @@ pub(super) fn load(shared: &Arc<Shared>, blob: &Blob, options: LoadOptions) -> R
     if core.phase != Phase::Open {
         return Err(closed(op));
     }
-    let known = core.graphs.iter().find(|g| g.blob.hash() == blob.hash() && g.options.shares_with(&options));
-    let id = match known {
-        Some(entry) => entry.id,
+    let key = key_of(blobs, &options);
+    let known = core.graphs.iter().position(|g| g.as_ref().is_some_and(|g| g.key == key));
+    let no = match known {
+        Some(no) => GraphNo(no as u32),
         None => {
-            let id = GraphId(core.next_graph);
-            let spec = spec_of(id, blob, &options)?;
-            core.next_graph += 1;
-            let sticks = shared.sticks.len();
-            let mut entry = GraphEntry::new(id, blob.clone(), options.clone(), spec.clone(), sticks);
-            for (on, stick) in entry.on.iter_mut().zip(&core.sticks) {
-                if stick.state == StickState::Ready {
-                    on.presence = Presence::Loading;
-                }
-            }
-            core.graphs.push(entry);
-            shared.command_ready(&core, || Command::Load(spec.clone()));
-            id
+            let executors = core.sticks.iter().filter_map(|s| s.capabilities).map(|c| c.max_executors);
+            let most = executors.max().unwrap_or(LoadOptions::MAX_EXECUTORS);
+            let entry = GraphEntry::new(blobs, &options, most, shared.sticks.len())?;
+            core.enter(entry)
         }
     };
-    if let Some(entry) = core.graph(id) {
-        entry.handles += 1;
-    }
+    let Some(entry) = core.graph_mut(no) else { return Err(closed(op)) };
+    entry.handles += 1;
+    let blob = entry.blob().clone();
+    let spec = (entry.handles == 1).then(|| entry.sched_spec(Placement::Everywhere));
     // From here on its drop gives the registration back.
-    let graph = Graph(Arc::new(Handle { shared: shared.clone(), id, blob: blob.clone() }));
+    let graph = Graph(Arc::new(Handle { shared: shared.clone(), no, blob }));
+    if let Some(spec) = spec {
+        let now = shared.clock.now();
+        core.tell(Event::GraphAdded { graph: no, spec }, now);
+        let rings = shared.carry_out(&mut core);
+        shared.ring(rings);
+    }
     let outcome = loop {
-        let Core { sticks, graphs, .. } = &mut *core;
-        let Some(entry) = graphs.iter().find(|g| g.id == id) else { break Err(closed(op)) };
-        let pending = |(on, stick): (&super::core::OnStick, &super::core::StickEntry)| {
-            matches!(on.presence, Presence::Loading) && stick.state == StickState::Ready
-        };
-        let loaded = entry.on.iter().any(|o| matches!(o.presence, Presence::Loaded { .. }));
-        let waiting = entry.on.iter().zip(sticks.iter()).any(pending);
+        let Some(entry) = core.graph(no) else { break Err(closed(op)) };
+        let on = || entry.on.iter().zip(&core.sticks);
+        let loaded = entry.on.iter().any(|o| matches!(o.presence, Presence::Loaded));
+        let waiting = on()
+            .any(|(on, stick)| matches!(on.presence, Presence::Loading) && stick.state == StickState::Ready);
         let now = shared.clock.now();
         if !waiting || now >= until {
-            break if loaded { Ok(()) } else { Err(why_not_loaded(shared, &core, id, &options)) };
+            break if loaded { Ok(()) } else { Err(why_not_loaded(shared, &core, no, &options)) };
         }
         shared.changed.wait_for(&mut core, until - now);
     };
@@ -146,37 +81,34 @@ pub(super) fn load(shared: &Arc<Shared>, blob: &Blob, options: LoadOptions) -> R
     outcome.map(|()| graph)
 }
 
-fn why_not_loaded(shared: &Shared, core: &Core, id: GraphId, options: &LoadOptions) -> Error {
+fn why_not_loaded(shared: &Shared, core: &Core, no: GraphNo, options: &LoadOptions) -> Error {
     let op = "load graph";
-    let Some(entry) = core.graphs.iter().find(|g| g.id == id) else { return closed(op) };
+    let Some(entry) = core.graph(no) else { return closed(op) };
+    let on_first = |cause: &Cause, at: usize| cause.error(op, &shared.sticks[at].id);
     for (at, on) in entry.on.iter().enumerate() {
         if let Presence::Refused(cause) = &on.presence {
-            return cause.error(op, &shared.sticks[at].id);
+            return on_first(cause, at);
         }
     }
     for (at, on) in entry.on.iter().enumerate() {
         if matches!(on.presence, Presence::Loading) {
             return Error::new(ErrorKind::Timeout, op).on(&shared.sticks[at].id).detail(format!(
                 "{}: not loaded within {:?}; give it more time",
-                entry.blob.name(),
+                entry.blob().name(),
                 options.timeout
             ));
         }
     }
+    if let Some((stick, refusal)) = core.sched.refusals(no).first() {
+        return on_first(&Cause::of_refusal(refusal), stick.0 as usize);
+    }
     let lost = core.sticks.iter().enumerate().find_map(|(at, s)| s.cause.as_ref().map(|c| (at, c)));
     match lost {
-        Some((at, cause)) => cause.error(op, &shared.sticks[at].id),
-        None => Cause { kind: ErrorKind::Unplugged, detail: "the stick is still starting; try again".into() }
-            .error(op, &shared.sticks[0].id),
-    }
-}
-
-pub(super) fn unload_everywhere(shared: &Shared, core_sticks: &Core, entry: &GraphEntry) {
-    for (at, stick) in shared.sticks.iter().enumerate() {
-        let there = matches!(entry.on[at].presence, Presence::Loading | Presence::Loaded { .. });
-        if there && core_sticks.sticks[at].state == StickState::Ready {
-            stick.inbox.command(Command::Unload(entry.id));
-        }
+        Some((at, cause)) => on_first(cause, at),
+        None => on_first(
+            &Cause { kind: ErrorKind::Unplugged, detail: "the stick is still starting; try again".into() },
+            0,
+        ),
     }
 }
 
@@ -212,7 +144,7 @@ impl Graph {
             }
         };
         let stale = lease.is_stale();
-        Ok(InputLease { lease, graph: self.0.id, stale })
+        Ok(InputLease { lease, graph: self.0.no, stale })
     }
 
     /// Queues an inference. Waits while the queue is full, at most until the request's deadline or for
@@ -259,7 +191,7 @@ impl Graph {
     ) -> Result<Ticket, (Error, InputLease)> {
         let op = "submit";
         let shared = &self.0.shared;
-        if input.graph != self.0.id {
+        if input.graph != self.0.no {
             let detail = "the input was leased from another graph; lease it from the one that is to run";
             return Err((Error::new(ErrorKind::InvalidInput, op).detail(detail), input));
         }
@@ -288,10 +220,31 @@ impl Graph {
             drop(core);
             return Err((error, input));
         }
-        let (ticket, tag) = shared.slots.open(deadline, pinned);
         let InputLease { lease, .. } = input;
-        shared.enqueue(&mut core, Job { tag, graph: self.0.id, input: lease, submitted });
-        let rings = shared.pump(&mut core);
+        let graph = self.0.no;
+        let mut ticket = None;
+        let job = core.jobs.insert(graph, |id| {
+            let (caller, tag) = shared.slots.open(id, deadline);
+            ticket = Some(caller);
+            Waiting { tag, graph, pinned, input: lease, submitted }
+        });
+        let Some(ticket) = ticket else {
+            // `insert` calls its function.
+            unreachable!("a request without a ticket");
+        };
+        core.submitted += 1;
+        if let Some(entry) = core.graph_mut(graph) {
+            entry.active += 1;
+        }
+        let spec = JobSpec {
+            graph,
+            caller: CallerNo(options.caller),
+            priority: options.priority,
+            deadline: deadline.unwrap_or(Instant::FAR_FUTURE),
+            stick: pinned.map(number),
+        };
+        core.tell(Event::Arrived { job, spec }, submitted);
+        let rings = shared.carry_out(&mut core);
         drop(core);
         shared.ring(rings);
         Ok(ticket)
@@ -311,10 +264,12 @@ impl Graph {
             if core.phase != Phase::Open {
                 return Err(closed(op));
             }
-            if core.queued >= limit {
+            if !core.sched.has_room() {
                 shared.purge_queue(core);
+                let rings = shared.carry_out(core);
+                shared.ring(rings);
             }
-            if core.queued < limit {
+            if core.sched.has_room() {
                 return self.check_hope(core, pinned);
             }
             let now = shared.clock.now();
@@ -325,7 +280,7 @@ impl Graph {
                 };
                 return Err(Error::new(kind, op).detail(format!(
                     "{} requests wait, {limit} may; take answers, wait, or raise the queue limit",
-                    core.queued
+                    core.sched.queued()
                 )));
             }
             core.room_waiters += 1;
@@ -336,23 +291,22 @@ impl Graph {
 
     /// A request that no stick will ever take is refused at once.
     fn check_hope(&self, core: &Core, pinned: Option<usize>) -> Result<()> {
-        let Some(entry) = core.graphs.iter().find(|g| g.id == self.0.id) else {
+        let shared = &self.0.shared;
+        let Some(entry) = core.graph(self.0.no) else {
             return Err(closed("submit"));
         };
         let at_work = |at: usize| {
-            matches!(entry.on[at].presence, Presence::Loaded { .. })
-                && core.sticks[at].state == StickState::Ready
+            matches!(entry.on[at].presence, Presence::Loaded) && core.sticks[at].state == StickState::Ready
         };
         let sure = match pinned {
             Some(at) => at_work(at),
             None => (0..entry.on.len()).any(at_work),
         };
-        if sure {
+        // The fallback takes what no stick will.
+        if sure || shared.config.fallback.is_some() && pinned.is_none() {
             return Ok(());
         }
-        let presences: Vec<Presence> = entry.on.iter().map(|o| o.presence.clone()).collect();
-        let situation = StickSituation { sticks: &core.sticks, presences: &presences };
-        self.0.shared.no_hope(&situation, pinned, self.0.shared.clock.now()).map_or(Ok(()), Err)
+        shared.no_hope(core, self.0.no, pinned, shared.clock.now()).map_or(Ok(()), Err)
     }
 }
 
@@ -366,7 +320,7 @@ impl std::fmt::Debug for Graph {
 #[derive(Debug)]
 pub struct InputLease {
     lease: Lease,
-    graph: GraphId,
+    graph: GraphNo,
     /// Holds a former user's bytes and was not cleared.
     stale: bool,
 }

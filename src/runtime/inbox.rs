@@ -5,9 +5,41 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use parking_lot::Mutex;
 
-use super::ticket::QueuedJob;
+use super::jobs::{RunJob, Waiting, members_of};
 use crate::pipeline::{GraphId, GraphSpec};
+use crate::sched::{GraphNo, RunId};
 use crate::transport::Waker;
+
+/// An inference to run.
+pub(super) enum Order {
+    /// One request.
+    Run(RunJob),
+    /// Requests to be laid together into one input.
+    Batch {
+        run: RunId,
+        graph: GraphNo,
+        /// The variant's copy on the stick, and which variant it is.
+        copy: GraphId,
+        variant: u32,
+        jobs: Vec<Waiting>,
+    },
+}
+
+impl Order {
+    pub(super) fn run(&self) -> RunId {
+        match self {
+            Order::Run(job) => job.tag.run,
+            Order::Batch { run, .. } => *run,
+        }
+    }
+
+    pub(super) fn into_members(self) -> Vec<Waiting> {
+        match self {
+            Order::Run(job) => members_of(job),
+            Order::Batch { jobs, .. } => jobs,
+        }
+    }
+}
 
 /// Orders to a stick's thread.
 pub(super) enum Command {
@@ -15,6 +47,8 @@ pub(super) enum Command {
     Load(GraphSpec),
     /// Take it off.
     Unload(GraphId),
+    /// It does not answer: end the connection, so that it is reset and opened anew.
+    Reset,
     /// Ask for temperature and memory; the number tells one round from another.
     Telemetry(u64),
     /// Close the stick and end the thread.
@@ -22,7 +56,7 @@ pub(super) enum Command {
 }
 
 pub(super) struct Inbox {
-    jobs: Mutex<VecDeque<QueuedJob>>,
+    orders: Mutex<VecDeque<Order>>,
     commands: Mutex<VecDeque<Command>>,
     /// Memory came back to a pool that had refused some.
     kicked: AtomicBool,
@@ -33,16 +67,16 @@ impl Inbox {
     /// `waker` is that of the thread's reactor.
     pub(super) fn new(waker: Waker) -> Self {
         Inbox {
-            jobs: Mutex::new(VecDeque::with_capacity(32)),
+            orders: Mutex::new(VecDeque::with_capacity(64)),
             commands: Mutex::default(),
             kicked: AtomicBool::new(false),
             waker,
         }
     }
 
-    /// Adds a job; [`Inbox::ring`] afterwards.
-    pub(super) fn add_job(&self, job: QueuedJob) {
-        self.jobs.lock().push_back(job);
+    /// Adds an order; [`Inbox::ring`] afterwards.
+    pub(super) fn add_order(&self, order: Order) {
+        self.orders.lock().push_back(order);
     }
 
     /// Wakes the thread if it sleeps.
@@ -66,10 +100,10 @@ impl Inbox {
         self.kicked.load(Ordering::Relaxed) && self.kicked.swap(false, Ordering::AcqRel)
     }
 
-    /// All jobs, into an empty queue whose memory is used again.
-    pub(super) fn take_jobs(&self, into: &mut VecDeque<QueuedJob>) {
+    /// All orders, into an empty queue whose memory is used again.
+    pub(super) fn take_orders(&self, into: &mut VecDeque<Order>) {
         debug_assert!(into.is_empty());
-        std::mem::swap(&mut *self.jobs.lock(), into);
+        std::mem::swap(&mut *self.orders.lock(), into);
     }
 
     pub(super) fn take_command(&self) -> Option<Command> {

@@ -8,6 +8,7 @@ use std::time::Duration;
 use serde_json::{Map, Value, json};
 
 use super::{FleetStats, StickState, StickStats};
+use crate::sched::{Forecast, StickSchedStats};
 use crate::stats::{Latency, StageTimes};
 
 /// Value of the document's first field.
@@ -64,6 +65,8 @@ pub fn document(stats: &FleetStats, graphs: &[GraphSummary], policy: &str) -> Va
         "completed": stats.completed,
         "failed": stats.failed,
         "retried": stats.retried,
+        "retries_refused": stats.retries_refused,
+        "fallback": stats.fallback,
         "queued": stats.queued,
         "latency_ms": latency(&stats.latency),
         "stage_us": stages,
@@ -92,6 +95,7 @@ fn stick(stick: &StickStats) -> Value {
         "depth_s": stick.depth_time.as_secs_f64(),
         "resets": stick.resets,
         "latency_ms": latency(&stick.latency),
+        "schedule": stick.sched.as_ref().map(schedule),
         "pool": {
             "ceiling_bytes": pool.ceiling_bytes,
             "in_use_bytes": pool.in_use_bytes,
@@ -101,6 +105,44 @@ fn stick(stick: &StickStats) -> Value {
             "hits": pool.hits,
             "misses": pool.misses,
             "refused": pool.refused,
+        },
+    })
+}
+
+/// What the scheduler knows of a stick.
+fn schedule(stick: &StickSchedStats) -> Value {
+    let cache = &stick.cache;
+    json!({
+        "depth": stick.graphs.iter().filter(|g| g.ready).map(|g| g.depth).max(),
+        "in_flight": stick.in_flight,
+        "backlog_ms": stick.backlog.as_secs_f64() * 1e3,
+        "resting": stick.resting,
+        "rests": stick.rests,
+        "level": stick.level,
+        "level_source": if stick.level_reported { "sensor" } else { "service time" },
+        "latched": stick.latched,
+        "seconds_to_throttle": match stick.forecast {
+            Forecast::Seconds(s) => Some(s),
+            Forecast::Unsure | Forecast::Never => None,
+        },
+        "forecast": match stick.forecast {
+            Forecast::Seconds(_) => "throttles",
+            Forecast::Never => "never",
+            Forecast::Unsure => "unsure",
+        },
+        "breaker_opened": stick.breaker_opened,
+        "deaths": stick.deaths,
+        "cache": {
+            "graphs": cache.graphs,
+            "used_bytes": cache.used_bytes,
+            "memory_bytes": cache.memory_bytes,
+            "hits": cache.hits,
+            "misses": cache.misses,
+            "hit_rate": cache.hit_rate(),
+            "evictions": cache.evictions,
+            "loads": cache.loads,
+            "uploaded_bytes": cache.uploaded_bytes,
+            "upload_s": cache.upload_time.as_secs_f64(),
         },
     })
 }

@@ -7,19 +7,17 @@ use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
 
+use super::keeper::Calls;
 use crate::blob::Blob;
 use crate::clock::{Clock, Instant, Monotonic};
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::StickId;
-use crate::pipeline::Job;
 use crate::pool::Lease;
+use crate::sched::JobId;
 use crate::stats::StageTimes;
 
-/// A job on its way through the fleet.
-pub(super) type QueuedJob = Job<JobTag>;
-
 /// Where the two sides of a request meet.
-struct Slot {
+pub(super) struct Slot {
     state: Mutex<State>,
     ready: Condvar,
     /// False when the caller has gone or has its answer.
@@ -27,11 +25,15 @@ struct Slot {
 }
 
 struct State {
+    /// Which request.
+    id: JobId,
     outcome: Option<Result<Output>>,
     /// An outcome was set, even if it was taken since.
     ended: bool,
     /// The caller sleeps until it is notified.
     waiting: bool,
+    /// Who is told instead of a caller that waits.
+    then: Option<Then>,
     /// Ticket and job that still know the slot.
     parties: u8,
     /// The caller's limit.
@@ -39,19 +41,44 @@ struct State {
 }
 
 impl State {
-    fn new(deadline: Option<Instant>) -> Self {
-        State { outcome: None, ended: false, waiting: false, parties: 2, deadline }
+    fn new(id: JobId, deadline: Option<Instant>) -> Self {
+        State { id, outcome: None, then: None, ended: false, waiting: false, parties: 2, deadline }
     }
+}
+
+/// What is to happen with an outcome, when no caller waits for it.
+enum Then {
+    /// The outcome goes to this function, on the thread for callbacks.
+    Call(Box<dyn FnOnce(Result<Output>) + Send>),
+    /// A future is to be polled again.
+    #[cfg(feature = "async")]
+    Wake(std::task::Waker),
 }
 
 /// A caller who sleeps although its outcome is there. Dropping it wakes them.
 #[must_use]
-pub(super) struct Sleeper(Arc<Slot>);
+pub(super) enum Sleeper {
+    /// On the slot.
+    Thread(Arc<Slot>),
+    /// In an executor.
+    #[cfg(feature = "async")]
+    Future(Option<std::task::Waker>),
+}
 
 impl Drop for Sleeper {
     fn drop(&mut self) {
-        // The slot may serve another request by now: then that one looks once more.
-        self.0.ready.notify_all();
+        match self {
+            // The slot may serve another request by now: then that one looks once more.
+            Sleeper::Thread(slot) => {
+                slot.ready.notify_all();
+            }
+            #[cfg(feature = "async")]
+            Sleeper::Future(waker) => {
+                if let Some(waker) = waker.take() {
+                    waker.wake();
+                }
+            }
+        }
     }
 }
 
@@ -59,34 +86,60 @@ impl Drop for Sleeper {
 pub(super) struct Slots {
     free: Mutex<Vec<Arc<Slot>>>,
     clock: Arc<Monotonic>,
+    calls: Arc<Calls>,
 }
 
 impl Slots {
-    pub(super) fn new(clock: Arc<Monotonic>) -> Self {
-        Slots { free: Mutex::new(Vec::with_capacity(64)), clock }
+    pub(super) fn new(clock: Arc<Monotonic>, calls: Arc<Calls>) -> Self {
+        Slots { free: Mutex::new(Vec::with_capacity(64)), clock, calls }
+    }
+
+    /// Stores an outcome, or hands it on, under the slot's lock. The first outcome stands: a later one comes back.
+    fn settle(
+        &self,
+        slot: &Arc<Slot>,
+        state: &mut State,
+        outcome: Result<Output>,
+    ) -> (Option<Sleeper>, Option<Result<Output>>) {
+        if std::mem::replace(&mut state.ended, true) {
+            return (None, Some(outcome));
+        }
+        match state.then.take() {
+            Some(Then::Call(call)) => {
+                self.calls.run(Box::new(move || call(outcome)));
+                (None, None)
+            }
+            #[cfg(feature = "async")]
+            Some(Then::Wake(waker)) => {
+                state.outcome = Some(outcome);
+                (Some(Sleeper::Future(Some(waker))), None)
+            }
+            // The job alone knows the slot: nobody waits.
+            None if state.parties < 2 => (None, Some(outcome)),
+            None => {
+                state.outcome = Some(outcome);
+                (state.waiting.then(|| Sleeper::Thread(slot.clone())), None)
+            }
+        }
     }
 
     /// Both sides of a new request.
-    pub(super) fn open(
-        self: &Arc<Self>,
-        deadline: Option<Instant>,
-        pinned: Option<usize>,
-    ) -> (Ticket, JobTag) {
+    pub(super) fn open(self: &Arc<Self>, id: JobId, deadline: Option<Instant>) -> (Ticket, JobTag) {
         let kept = self.free.lock().pop();
         let slot = match kept {
             Some(slot) => {
-                *slot.state.lock() = State::new(deadline);
+                *slot.state.lock() = State::new(id, deadline);
                 slot.wanted.store(true, Ordering::Relaxed);
                 slot
             }
             None => Arc::new(Slot {
-                state: Mutex::new(State::new(deadline)),
+                state: Mutex::new(State::new(id, deadline)),
                 ready: Condvar::new(),
                 wanted: AtomicBool::new(true),
             }),
         };
-        let ticket = Ticket { slot: Some(slot.clone()), slots: self.clone() };
-        (ticket, JobTag { slot: Some(slot), slots: self.clone(), pinned, attempts: 0, deadline })
+        let ticket = Ticket { id, slot: Some(slot.clone()), slots: self.clone() };
+        (ticket, JobTag { id, slot: Some(slot), slots: self.clone(), deadline })
     }
 
     /// One party leaves.
@@ -109,12 +162,10 @@ impl Slots {
 
 /// The job's side of a request. It must be ended: one that is dropped tells its caller that the library lost it.
 pub(super) struct JobTag {
+    /// The scheduler's name for it.
+    pub(super) id: JobId,
     slot: Option<Arc<Slot>>,
     slots: Arc<Slots>,
-    /// Index of the only stick that may run it.
-    pub(super) pinned: Option<usize>,
-    /// Sticks that were lost under it.
-    pub(super) attempts: u32,
     /// The caller's limit.
     pub(super) deadline: Option<Instant>,
 }
@@ -143,30 +194,49 @@ impl JobTag {
     /// Ends the request for the caller while the job is still on a stick; its answer will be thrown away.
     pub(super) fn preempt(&self, error: Error) {
         if let Some(slot) = &self.slot {
-            let mut state = slot.state.lock();
-            if !state.ended {
-                state.ended = true;
-                state.outcome = Some(Err(error));
-                slot.ready.notify_all();
-            }
+            preempt(&self.slots, slot, self.id, error);
         }
+    }
+
+    /// A hold on the caller's side, where there is a deadline that may pass while a stick has the job.
+    pub(super) fn preempt_handle(&self) -> Option<Preempt> {
+        self.deadline?;
+        self.slot.clone().map(|slot| Preempt { slot, slots: self.slots.clone(), id: self.id })
     }
 
     fn end_in_place(&mut self, outcome: Result<Output>) -> Option<Sleeper> {
         let slot = self.slot.take()?;
-        let mut sleeper = None;
-        let mut surplus = Some(outcome);
         // A second handle, so that the guard does not borrow what `leave` takes.
         let guarded = slot.clone();
         let mut state = guarded.state.lock();
-        if !state.ended && state.parties == 2 {
-            state.outcome = surplus.take();
-            sleeper = state.waiting.then(|| Sleeper(slot.clone()));
-        }
-        state.ended = true;
+        let (sleeper, surplus) = self.slots.settle(&slot, &mut state, outcome);
         let left = self.slots.leave(slot, state);
         drop((left, surplus));
         sleeper
+    }
+}
+
+fn preempt(slots: &Slots, slot: &Arc<Slot>, id: JobId, error: Error) {
+    let mut state = slot.state.lock();
+    // The slot may serve another request by now.
+    if state.id == id {
+        let told = slots.settle(slot, &mut state, Err(error));
+        drop(state);
+        drop(told);
+    }
+}
+
+/// The caller's side of a job that is on a stick.
+pub(super) struct Preempt {
+    slot: Arc<Slot>,
+    slots: Arc<Slots>,
+    id: JobId,
+}
+
+impl Preempt {
+    /// Ends the request for the caller.
+    pub(super) fn end(self, error: Error) {
+        preempt(&self.slots, &self.slot, self.id, error);
     }
 }
 
@@ -184,12 +254,13 @@ impl Drop for JobTag {
 
 impl std::fmt::Debug for JobTag {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "JobTag(attempts {}, wanted {})", self.attempts, self.is_wanted())
+        write!(f, "JobTag({}, wanted {})", self.id.0, self.is_wanted())
     }
 }
 
 /// The caller's hold on one inference. Dropping it cancels if not yet sent and discards the answer if it is.
 pub struct Ticket {
+    id: JobId,
     /// `None` after the outcome was taken.
     slot: Option<Arc<Slot>>,
     slots: Arc<Slots>,
@@ -254,6 +325,27 @@ impl Ticket {
         }
     }
 
+    /// The request's name, for [`super::Fleet::mark`].
+    pub fn id(&self) -> RequestId {
+        RequestId(self.id.0)
+    }
+
+    /// Hands the outcome to `call` instead of to a caller who waits, on a thread of the fleet that is for such calls
+    /// alone. They run one after the other, so a long one delays the others.
+    pub fn then(mut self, call: impl FnOnce(Result<Output>) + Send + 'static) {
+        let Some(slot) = self.slot.take() else {
+            return self.slots.calls.run(Box::new(move || call(Err(spent()))));
+        };
+        let guarded = slot.clone();
+        let mut state = guarded.state.lock();
+        match state.outcome.take() {
+            Some(outcome) => self.slots.calls.run(Box::new(move || call(outcome))),
+            None => state.then = Some(Then::Call(Box::new(call))),
+        }
+        // The slot stays wanted: this caller is still there, in the form of the call.
+        drop(self.slots.leave(slot, state));
+    }
+
     fn leave(&mut self) {
         if let Some(slot) = self.slot.take() {
             slot.wanted.store(false, Ordering::Relaxed);
@@ -278,6 +370,55 @@ impl std::fmt::Debug for Ticket {
     }
 }
 
+/// A request's name, of use for [`super::Fleet::mark`].
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+pub struct RequestId(pub(super) u64);
+
+#[cfg(feature = "async")]
+mod future {
+    use std::future::{Future, IntoFuture};
+    use std::pin::Pin;
+    use std::task::{Context, Poll};
+
+    use super::{Output, Then, Ticket, spent};
+    use crate::error::Result;
+
+    /// The answer of a [`Ticket`], to be awaited. Dropping it is dropping the ticket.
+    #[derive(Debug)]
+    pub struct TicketFuture(Ticket);
+
+    impl IntoFuture for Ticket {
+        type Output = Result<Output>;
+        type IntoFuture = TicketFuture;
+
+        fn into_future(self) -> TicketFuture {
+            TicketFuture(self)
+        }
+    }
+
+    impl Future for TicketFuture {
+        type Output = Result<Output>;
+
+        fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Result<Output>> {
+            let Some(slot) = self.0.slot.clone() else { return Poll::Ready(Err(spent())) };
+            let mut state = slot.state.lock();
+            match state.outcome.take() {
+                Some(outcome) => {
+                    drop(state);
+                    self.0.leave();
+                    Poll::Ready(outcome)
+                }
+                None => {
+                    state.then = Some(Then::Wake(context.waker().clone()));
+                    Poll::Pending
+                }
+            }
+        }
+    }
+}
+#[cfg(feature = "async")]
+pub use future::TicketFuture;
+
 fn spent() -> Error {
     Error::new(ErrorKind::InvalidInput, "wait").detail("the answer of this ticket was taken before")
 }
@@ -294,6 +435,7 @@ pub struct Output {
     pub(super) lease: Lease,
     pub(super) blob: Blob,
     pub(super) stick: StickId,
+    pub(super) fallback: bool,
     pub(super) times: StageTimes,
 }
 
@@ -310,6 +452,11 @@ impl Output {
         let Some(tensor) = graph.outputs.get(index) else { return &[] };
         let bytes = tensor.bytes() * graph.batch.max(1) as usize;
         self.bytes().get(tensor.offset..tensor.offset + bytes).unwrap_or(&[])
+    }
+
+    /// True where no stick took the request and the fleet's fallback computed it; [`Output::stick`] then names that.
+    pub fn is_fallback(&self) -> bool {
+        self.fallback
     }
 
     /// Who computed it.

@@ -4,15 +4,20 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::StickState;
-use super::core::{CLOSE_GRACE, Phase, Presence, Shared, cancelled};
+use super::core::{CLOSE_GRACE, Phase, Shared, cancelled, number, unwanted};
+use super::dispatch::Report;
 use super::failure::Cause;
-use super::inbox::Command;
-use super::ticket::{JobTag, Output, QueuedJob, Sleeper, late};
+use super::inbox::{Command, Order};
+use super::jobs::{Members, RunJob, RunTag, Waiting, members_of};
+use super::ticket::{JobTag, Output, Sleeper, late};
+use super::{StickState, batch};
 use crate::blob::Blob;
+use crate::cache::StickLimits;
 use crate::clock::{Clock, Instant};
 use crate::error::{Error, ErrorKind, Result};
-use crate::pipeline::{Done, Event, Failure, GraphId, GraphSpec, Pipeline, PipelineConfig, Reason};
+use crate::pipeline::{Done, Event, Failure, GraphId, GraphSpec, Job, Pipeline, PipelineConfig, Reason};
+use crate::pool::Lease;
+use crate::sched::{self, Fault, ThermalReading};
 use crate::stats::StageTimes;
 use crate::stick::{StickConfig, StickError};
 use crate::transport::{Connection, Interest, Port, Reactor, Token, Transport};
@@ -37,7 +42,7 @@ pub(super) struct Worker {
 /// How a connection ended.
 enum Ended {
     Closed,
-    Lost(Cause, Vec<(QueuedJob, bool)>),
+    Lost(Cause, Vec<(RunJob, bool)>),
 }
 
 /// Tells the fleet that the thread is gone, however it went.
@@ -59,8 +64,10 @@ impl Drop for Exit {
         entry.settled = true;
         entry.exited = true;
         self.shared.fail_hopeless(&mut core);
+        let rings = self.shared.carry_out(&mut core);
         drop(core);
         self.shared.changed.notify_all();
+        self.shared.ring(rings);
     }
 }
 
@@ -131,7 +138,7 @@ impl Worker {
             max_packet_bytes: transport.info().max_packet_bytes,
             job_timeout: shared.config.job_timeout,
             memory_timeout: shared.config.wait_timeout,
-            wanted: JobTag::is_wanted,
+            wanted: RunTag::is_wanted,
         };
         let now = shared.clock.now();
         let mut session = Session {
@@ -145,9 +152,11 @@ impl Worker {
             next_trim: now + TRIM_PERIOD,
             close_until: None,
             drain_until: None,
-            jobs: VecDeque::new(),
-            ended: Vec::new(),
+            orders: VecDeque::with_capacity(64),
+            ended: Vec::with_capacity(64),
             blobs: Vec::new(),
+            unloading: Vec::new(),
+            loads_later: Vec::new(),
             recorded_in_flight: 0,
             lost: Vec::new(),
             refused_open: None,
@@ -187,7 +196,7 @@ struct Telemetry {
 
 /// One connection to the stick.
 struct Session {
-    pipeline: Pipeline<JobTag>,
+    pipeline: Pipeline<RunTag>,
     transport: Box<dyn Transport>,
     index: usize,
     opened: bool,
@@ -197,13 +206,16 @@ struct Session {
     next_trim: Instant,
     close_until: Option<Instant>,
     drain_until: Option<Instant>,
-    jobs: VecDeque<QueuedJob>,
-    /// Ended since the last report, per graph.
-    ended: Vec<(GraphId, u32)>,
+    orders: VecDeque<Order>,
+    /// Runs that ended since the last report.
+    ended: Vec<Report>,
     /// Blobs of the graphs that answers came from.
     blobs: Vec<(GraphId, Blob)>,
+    /// Copies on their way off the stick, and loads that wait for the room.
+    unloading: Vec<GraphId>,
+    loads_later: Vec<GraphSpec>,
     recorded_in_flight: u32,
-    lost: Vec<(QueuedJob, bool)>,
+    lost: Vec<(RunJob, bool)>,
     refused_open: Option<Cause>,
     /// Callers whose answers are there, to be woken at the end of the turn.
     sleepers: Vec<Sleeper>,
@@ -272,21 +284,32 @@ impl Session {
 
     fn read_inbox(&mut self, shared: &Shared) {
         let me = &shared.sticks[self.index];
-        me.inbox.take_jobs(&mut self.jobs);
+        me.inbox.take_orders(&mut self.orders);
         let now = shared.clock.now();
-        while let Some(job) = self.jobs.pop_front() {
-            self.pipeline.submit(job, now);
+        while let Some(order) = self.orders.pop_front() {
+            match order {
+                Order::Run(job) => self.pipeline.submit(job, now),
+                Order::Batch { .. } => self.submit_batch(shared, order, now),
+            }
         }
         if me.inbox.take_kick() {
             self.pipeline.handle_timeout(now);
         }
         while let Some(command) = me.inbox.take_command() {
             match command {
+                Command::Load(spec) if !self.unloading.is_empty() => self.loads_later.push(spec),
                 Command::Load(spec) => self.load(shared, spec, now),
-                Command::Unload(id) => self.pipeline.unload(id, now),
+                Command::Unload(id) => {
+                    self.unloading.push(id);
+                    self.pipeline.unload(id, now);
+                }
                 Command::Telemetry(round) => {
                     self.telemetry.wanted = self.telemetry.wanted.max(round);
                     self.ask_telemetry(now);
+                }
+                Command::Reset => {
+                    let after = shared.config.job_timeout;
+                    self.pipeline.abort(StickError::Timeout { step: "inference", after }.into(), now);
                 }
                 Command::Close => self.close(now),
             }
@@ -303,12 +326,24 @@ impl Session {
         self.pipeline.load(spec, now);
     }
 
+    /// A copy is off the stick: what waited for its room may follow.
+    fn left(&mut self, shared: &Shared, copy: GraphId) {
+        self.blobs.retain(|(id, _)| *id != copy);
+        self.unloading.retain(|id| *id != copy);
+        if self.unloading.is_empty() && !self.loads_later.is_empty() {
+            let now = shared.clock.now();
+            for spec in std::mem::take(&mut self.loads_later) {
+                self.load(shared, spec, now);
+            }
+        }
+    }
+
     fn close(&mut self, now: Instant) {
         if self.close_until.is_some() {
             return;
         }
         // Their callers hear it now; the answers that still come are thrown away.
-        for tag in self.pipeline.tags() {
+        for tag in self.pipeline.tags().flat_map(RunTag::tags) {
             tag.preempt(cancelled());
         }
         self.close_until = Some(now + CLOSE_GRACE / 2);
@@ -326,6 +361,15 @@ impl Session {
             self.open_until = Instant::FAR_FUTURE;
         }
         if now >= self.next_telemetry {
+            if self.telemetry.thermal_due {
+                // Asked a period ago and not answered: the sensor is silent.
+                let stick = number(self.index);
+                let mut core = shared.core.lock();
+                core.tell(sched::Event::Thermal { stick, reading: None }, now);
+                let rings = shared.carry_out(&mut core);
+                drop(core);
+                shared.ring(rings);
+            }
             self.ask_telemetry(now);
             self.next_telemetry = now + TELEMETRY_PERIOD;
         }
@@ -370,27 +414,36 @@ impl Session {
         while let Some(event) = self.pipeline.poll_event() {
             match event {
                 Event::Opened(capabilities) => self.opened(shared, capabilities),
-                Event::Loaded { graph, instances } => {
-                    self.set_presence(shared, graph, Presence::Loaded { instances });
-                }
+                Event::Loaded { graph, .. } => shared.copy_loaded(self.index, graph),
                 Event::LoadFailed(graph, error) => {
-                    self.set_presence(shared, graph, Presence::Refused(Cause::of_stick(&error)));
+                    let now = shared.clock.now();
+                    for copy in shared.copy_refused(self.index, graph, &error) {
+                        self.unloading.push(copy);
+                        self.pipeline.unload(copy, now);
+                    }
+                    self.left(shared, graph);
                 }
-                Event::Unloaded(graph) => self.blobs.retain(|(id, _)| *id != graph),
+                Event::Unloaded(graph) => self.left(shared, graph),
                 Event::Done(done) => self.answer(shared, done),
                 Event::Returned(job, reason) => self.returned(shared, job, reason),
                 Event::InputLost(tag) => {
-                    // Its graph cannot be told from the tag; the stick's loss frees all its places anyway.
-                    shared.sticks[self.index].record.lock().failed_requests += 1;
                     let detail =
                         "the stick was lost and the transport kept the input; submit the request again";
-                    tag.end(Err(Error::new(ErrorKind::Unplugged, "infer")
-                        .on(&shared.sticks[self.index].id)
-                        .detail(detail)));
+                    let id = &shared.sticks[self.index].id;
+                    self.end_run(shared, tag, || {
+                        Error::new(ErrorKind::Unplugged, "infer").on(id).detail(detail)
+                    });
                 }
                 Event::Thermal(thermal) => self.thermal(shared, &thermal),
                 Event::UsedMemory(bytes) => {
-                    shared.core.lock().sticks[self.index].used_memory_bytes = Some(bytes);
+                    let now = shared.clock.now();
+                    let mut core = shared.core.lock();
+                    core.sticks[self.index].used_memory_bytes = Some(bytes);
+                    let used = u64::from(bytes);
+                    core.tell(sched::Event::MemoryUsed { stick: number(self.index), bytes: used }, now);
+                    let rings = shared.carry_out(&mut core);
+                    drop(core);
+                    shared.ring(rings);
                     self.telemetry.memory_due = false;
                     self.telemetry_came(shared);
                 }
@@ -404,7 +457,6 @@ impl Session {
     fn opened(&mut self, shared: &Shared, capabilities: Capabilities) {
         self.opened = true;
         let now = shared.clock.now();
-        let mut specs = Vec::new();
         {
             let mut core = shared.core.lock();
             if core.phase == Phase::Closed {
@@ -419,30 +471,22 @@ impl Session {
             entry.settled = true;
             entry.capabilities = Some(capabilities);
             entry.speed_mbps = self.transport.info().speed_mbps;
-            for graph in &mut core.graphs {
-                graph.on[self.index].presence = Presence::Loading;
-                specs.push(graph.spec.clone());
-            }
+            let limits = StickLimits::myriad_x(
+                u64::from(capabilities.max_memory_bytes),
+                capabilities.max_graphs,
+                capabilities.max_fifos,
+                capabilities.max_executors.max(1),
+            );
+            let stick = number(self.index);
+            let weight = shared.config.weight_of(&shared.sticks[self.index].id);
+            let guards = shared.config.guards;
+            core.tell(sched::Event::StickUp { stick, limits, guards, weight }, now);
+            let rings = shared.carry_out(&mut core);
+            shared.ring(rings);
         }
         shared.changed.notify_all();
-        for spec in specs {
-            self.load(shared, spec, now);
-        }
         self.ask_telemetry(now);
         self.next_telemetry = now + TELEMETRY_PERIOD;
-    }
-
-    fn set_presence(&mut self, shared: &Shared, id: GraphId, presence: Presence) {
-        let mut core = shared.core.lock();
-        if let Some(entry) = core.graph(id) {
-            entry.on[self.index].presence = presence;
-        }
-        // A refused graph may have been the last hope of what waits for it.
-        shared.fail_hopeless(&mut core);
-        let rings = shared.pump(&mut core);
-        drop(core);
-        shared.changed.notify_all();
-        shared.ring(rings);
     }
 
     fn thermal(&mut self, shared: &Shared, thermal: &ThermalStats) {
@@ -450,28 +494,94 @@ impl Session {
         let entry = &mut core.sticks[self.index];
         entry.temperature_c = thermal.temperature_c();
         entry.throttle_level = thermal.throttle_level().map(|level| level as u8);
+        let reading =
+            ThermalReading { celsius: entry.temperature_c.map(f64::from), level: entry.throttle_level };
+        let stick = number(self.index);
+        core.tell(sched::Event::Thermal { stick, reading: Some(reading) }, shared.clock.now());
+        let rings = shared.carry_out(&mut core);
         drop(core);
+        shared.ring(rings);
         self.telemetry.thermal_due = false;
         self.telemetry_came(shared);
     }
 
-    fn note_end(&mut self, graph: GraphId) {
-        match self.ended.iter_mut().find(|(id, _)| *id == graph) {
-            Some((_, count)) => *count += 1,
-            None => self.ended.push((graph, 1)),
+    /// Lays a batch together and gives it to the stick.
+    fn submit_batch(&mut self, shared: &Shared, order: Order, now: Instant) {
+        let Order::Batch { run, graph, copy, variant, jobs } = order else { return };
+        let me = &shared.sticks[self.index];
+        let blobs = {
+            let core = shared.core.lock();
+            let entry = core.graph(graph);
+            entry.and_then(|g| Some((g.blob().clone(), g.variants.get(variant as usize)?.blob.clone())))
+        };
+        let Some((unit, batched)) = blobs else {
+            self.ended.push(Report::Back { run, fault: Fault::NotSent, cause: None, jobs });
+            return;
+        };
+        let submitted = jobs.iter().map(|j| j.submitted).min().unwrap_or(now);
+        match batch::gather(&me.pool, &unit, &batched, &jobs) {
+            Ok(input) => {
+                let tag = RunTag { run, graph, members: Members::Many(jobs) };
+                self.pipeline.submit(Job { tag, graph: copy, input, submitted }, now);
+            }
+            Err(error) => {
+                let tag = RunTag { run, graph, members: Members::Many(jobs) };
+                self.end_run(shared, tag, || Error::from(error.clone()).on(&me.id));
+            }
         }
     }
 
-    fn answer(&mut self, shared: &Shared, done: Done<JobTag>) {
-        let Done { tag, graph, output, mut times, last_byte } = done;
-        let me = &shared.sticks[self.index];
+    /// Ends all requests of a run without an answer.
+    fn end_run(&mut self, shared: &Shared, tag: RunTag, why: impl Fn() -> Error) {
+        let run = tag.run;
+        let mut tags = Vec::new();
+        for tag in tag.into_tags() {
+            tags.push(tag.id);
+            shared.sticks[self.index].record.lock().failed_requests += 1;
+            tag.end(Err(why()));
+        }
+        self.ended.push(Report::Ended { run, tags });
+    }
+
+    fn answer(&mut self, shared: &Shared, done: Done<RunTag>) {
+        let Done { tag, graph: copy, output, mut times, last_byte } = done;
         let now = shared.clock.now();
         times.finish_ns = (now - last_byte).as_nanos() as u64;
-        self.note_end(graph);
-        let blob = self.blob_of(shared, graph);
-        let outcome = match blob {
+        self.ended.push(Report::Answered { run: tag.run, at: last_byte });
+        let blob = self.blob_of(shared, copy);
+        match tag.members {
+            Members::One(tag, _) => self.hand_over(shared, tag, blob.map(|b| (output, b)), times, now),
+            Members::Many(jobs) => {
+                let unit = shared.core.lock().graph(tag.graph).map(|g| g.blob().clone());
+                let pool = &shared.sticks[self.index].pool;
+                for (place, job) in jobs.into_iter().enumerate() {
+                    let part = unit.as_ref().zip(blob.as_ref()).and_then(|(unit, batched)| {
+                        let lease = batch::part(pool, unit, batched, output.as_slice(), place).ok()?;
+                        Some((lease, unit.clone()))
+                    });
+                    // Each request's own wait; the inference is common to all.
+                    let own = (now - job.submitted).as_nanos() as u64;
+                    let shared_ns = times.total().as_nanos() as u64 - times.queue_ns;
+                    let times = StageTimes { queue_ns: own.saturating_sub(shared_ns), ..times };
+                    let Waiting { tag, .. } = job;
+                    self.hand_over(shared, tag, part, times, now);
+                }
+            }
+        }
+    }
+
+    fn hand_over(
+        &mut self,
+        shared: &Shared,
+        tag: JobTag,
+        answer: Option<(Lease, Blob)>,
+        times: StageTimes,
+        now: Instant,
+    ) {
+        let me = &shared.sticks[self.index];
+        let outcome = match answer {
             _ if tag.is_late(now) => Err(late()),
-            Some(blob) => Ok(Output { lease: output, blob, stick: me.id.clone(), times }),
+            Some((lease, blob)) => Ok(Output { lease, blob, stick: me.id.clone(), fallback: false, times }),
             None => Err(cancelled()),
         };
         // Before the caller hears of it, so that what he asks next agrees with what he knows.
@@ -493,38 +603,45 @@ impl Session {
         if let Some((_, blob)) = self.blobs.iter().find(|(known, _)| *known == id) {
             return Some(blob.clone());
         }
-        let blob = shared.core.lock().graph(id).map(|g| g.blob.clone())?;
+        let blob = shared.core.lock().blob_of(self.index, id)?;
         self.blobs.push((id, blob.clone()));
         Some(blob)
     }
 
-    fn returned(&mut self, shared: &Shared, job: QueuedJob, reason: Reason) {
+    fn returned(&mut self, shared: &Shared, job: RunJob, reason: Reason) {
         let me = &shared.sticks[self.index];
-        let error = match reason {
+        match reason {
             // Told with the end of the connection, whose reason is not known yet; or it waits for another stick.
-            Reason::Lost { sent } => {
-                self.lost.push((job, sent));
-                return;
+            Reason::Lost { sent } => self.lost.push((job, sent)),
+            Reason::Unwanted => self.end_run(shared, job.tag, unwanted),
+            Reason::NoMemory(error) => {
+                self.end_run(shared, job.tag, || Error::from(error.clone()).on(&me.id));
             }
-            Reason::Unwanted => Error::new(ErrorKind::Cancelled, "infer").detail("the ticket was dropped"),
-            Reason::NoMemory(error) => Error::from(error).on(&me.id),
             Reason::Refused(error) => {
                 me.record.lock().failed += 1;
-                Cause::of_stick(&error).error("infer", &me.id)
+                let fault = match error {
+                    StickError::Timeout { .. } => Fault::Timeout,
+                    _ => Fault::Refused,
+                };
+                let cause = Some(Cause::of_stick(&error));
+                self.ended.push(Report::Back { run: job.tag.run, fault, cause, jobs: members_of(job) });
             }
-        };
-        self.note_end(job.graph);
-        me.record.lock().failed_requests += 1;
-        job.tag.end(Err(error));
+        }
     }
 
     /// Reports what has ended since the last time. True when others may have put something into our inbox upon it.
     fn report(&mut self, shared: &Shared) -> bool {
-        let mut reported = false;
-        if !self.lost.is_empty() && !self.pipeline.is_over() {
+        if !self.pipeline.is_over() {
             // Given back by a stick that goes on: their graph is no longer on it, or it closes.
-            shared.jobs_handed_back(self.index, &mut self.lost);
-            reported = true;
+            for (job, _) in self.lost.drain(..) {
+                let run = job.tag.run;
+                self.ended.push(Report::Back {
+                    run,
+                    fault: Fault::NotSent,
+                    cause: None,
+                    jobs: members_of(job),
+                });
+            }
         }
         if self.pipeline.in_flight() != self.recorded_in_flight {
             let now = shared.clock.now();
@@ -532,9 +649,9 @@ impl Session {
             (record.load, record.load_at) = (self.pipeline.load_figures(now), now);
             self.recorded_in_flight = record.load.in_flight;
         }
-        if !self.ended.is_empty() {
-            shared.jobs_ended(self.index, &mut self.ended);
-            reported = true;
+        let reported = !self.ended.is_empty();
+        if reported {
+            shared.runs_ended(self.index, &mut self.ended);
         }
         reported
     }

@@ -118,6 +118,9 @@ pub struct SchedConfig {
     pub fixed_depth: Option<u32>,
     /// Time beyond the predicted one before a stick counts as hung.
     pub job_slack: Duration,
+    /// Time allowed for an inference whose time was never measured; without it three times the guess from its operations,
+    /// or two seconds.
+    pub unmeasured_limit: Option<Duration>,
     /// The predicted time is multiplied by this at throttle levels 0, 1, 2.
     pub deadline_factor: [f64; 3],
     /// Breaker of a stick.
@@ -143,6 +146,7 @@ impl Default for SchedConfig {
             target_latency: None,
             fixed_depth: None,
             job_slack: s(1),
+            unmeasured_limit: None,
             deadline_factor: [4.0, 8.0, 16.0],
             stick_breaker: BreakerConfig { failures: 5, backoff: s(1), max_backoff: s(60), successes: 8 },
             graph_breaker: BreakerConfig { failures: 8, backoff: s(1), max_backoff: s(60), successes: 4 },

@@ -295,6 +295,9 @@ impl Scheduler {
         let unsure_us =
             self.model(graph).map_or(0.0, |m| match (measured(m), m.spec.variants[variant].hint_us) {
                 (Some(_), _) => 0.0,
+                (None, _) if self.config.unmeasured_limit.is_some() => {
+                    self.config.unmeasured_limit.unwrap_or_default().as_secs_f64() * 1e6
+                }
                 (None, Some(hint)) => 2.0 * hint,
                 (None, None) => UNKNOWN_DEADLINE_US,
             });

@@ -113,6 +113,8 @@ pub struct GraphSpec {
     pub max_batch_delay: Duration,
     /// Most in flight on one stick whatever the controller finds; at most `needs.elements`.
     pub max_depth: Option<u32>,
+    /// So many in flight instead of what the controller would find; at most `needs.elements`.
+    pub fixed_depth: Option<u32>,
 }
 
 impl GraphSpec {
@@ -127,6 +129,7 @@ impl GraphSpec {
             placement: Placement::Everywhere,
             max_batch_delay: Duration::from_millis(2),
             max_depth: None,
+            fixed_depth: None,
         }
     }
 }
@@ -218,6 +221,11 @@ pub enum Event {
         /// Share in the weighted policy; 1 is normal.
         weight: f64,
     },
+    /// A stick is about to be lost: it gets no more work, while its owner hands back what was not sent.
+    StickHalted {
+        /// Which.
+        stick: StickNo,
+    },
     /// A stick is gone. Its runs that did not come back by [`Event::Failed`] before died with it.
     StickLost {
         /// Which.
@@ -238,6 +246,13 @@ pub enum Event {
         stick: StickNo,
         /// What.
         graph: GraphNo,
+    },
+    /// What a stick says of its memory.
+    MemoryUsed {
+        /// Where.
+        stick: StickNo,
+        /// Bytes in use there.
+        bytes: u64,
     },
     /// A reading, or an attempt at one.
     Thermal {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::cache::{Plan, StickCache, StickLimits};
+use crate::cache::{Plan, Refusal, StickCache, StickLimits};
 use crate::clock::Instant;
 
 use super::breaker::Breaker;
@@ -29,12 +29,12 @@ impl Scheduler {
             spec.variants.push(super::event::VariantSpec { size: 1, hint_us: None });
         }
         spec.variants.sort_by_key(|v| v.size);
-        if let Some(old) = self.models[i].as_mut() {
+        let same = |old: &Model| old.spec.variants.len() == spec.variants.len() && old.spec.key == spec.key;
+        if let Some(old) = self.models[i].as_mut().filter(|m| same(m)) {
             // Named again: served again, with what was measured.
             old.removed = false;
-            if old.spec.variants.len() == spec.variants.len() && old.spec.key == spec.key {
-                old.spec = spec;
-            }
+            old.next_load = now;
+            old.spec = spec;
         } else {
             self.models[i] = Some(Model {
                 board: Board::new(self.sticks.len()),
@@ -51,6 +51,33 @@ impl Scheduler {
         }
         for s in 0..self.sticks.len() {
             self.follow(StickNo(s as u32), graph, now);
+        }
+        // No room anywhere: then something that nobody uses now makes room on one stick.
+        let kept = self.model(graph).is_some_and(|m| m.spec.placement == Placement::Everywhere);
+        if kept && !self.sticks.iter().flatten().any(|s| s.slot(graph).is_some()) {
+            self.want_load(graph, None, now);
+        }
+    }
+
+    /// Why each stick that is up would not take this graph now, whatever may be evicted; none where one would.
+    pub fn refusals(&self, graph: GraphNo) -> Vec<(StickNo, Refusal)> {
+        let Some(model) = self.model(graph) else { return Vec::new() };
+        let plan = |s: &Stick| s.cache.plan(&model.spec.key, &model.spec.needs);
+        let up =
+            || self.sticks.iter().enumerate().filter_map(|(i, s)| Some((i, s.as_ref().filter(|s| s.up)?)));
+        let refusals = up().filter_map(|(i, s)| match plan(s) {
+            Plan::Refused(refusal) => Some((StickNo(i as u32), refusal)),
+            _ => None,
+        });
+        let refusals: Vec<_> = refusals.collect();
+        if refusals.len() < up().count() { Vec::new() } else { refusals }
+    }
+
+    /// Takes a stick out, so that nothing is given to it while its jobs are handed back.
+    pub(super) fn stick_halted(&mut self, no: StickNo, now: Instant) {
+        if let Some(stick) = self.stick_mut(no).filter(|s| s.up) {
+            stick.resetting = true;
+            self.refresh(no, now);
         }
     }
 

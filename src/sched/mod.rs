@@ -36,6 +36,7 @@ pub mod queue;
 pub mod ranking;
 pub mod retry;
 pub mod runs;
+pub mod sorted;
 pub mod stick;
 pub mod throttle;
 

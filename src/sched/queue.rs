@@ -6,12 +6,13 @@
 //! room is blocked until one has.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeSet, BinaryHeap, HashMap, VecDeque};
+use std::collections::{BinaryHeap, HashMap, VecDeque};
 use std::time::Duration;
 
 use crate::clock::Instant;
 
 use super::event::{CallerNo, GraphNo, JobId, StickNo};
+use super::sorted::Sorted;
 
 /// Number of priorities.
 pub const PRIORITIES: usize = 32;
@@ -81,7 +82,7 @@ struct Node {
     state: State,
     flows: Vec<Flow>,
     of_caller: HashMap<CallerNo, u32>,
-    order: BTreeSet<(u64, u32)>,
+    order: Sorted<(u64, u32)>,
 }
 
 /// All waiting jobs.
@@ -91,7 +92,7 @@ pub struct FairQueue {
     by_key: HashMap<NodeKey, u32>,
     of_graph: HashMap<GraphNo, Vec<u32>>,
     /// (31 − priority, start tag, node)
-    ready: BTreeSet<(u8, u64, u32)>,
+    ready: Sorted<(u8, u64, u32)>,
     vtime: [u64; PRIORITIES],
     /// By arrival, per priority; entries of jobs that wait no more are dropped as they come to the front.
     aged: [VecDeque<(Instant, JobId, Place)>; PRIORITIES],
@@ -117,7 +118,7 @@ impl FairQueue {
             nodes: Vec::new(),
             by_key: HashMap::new(),
             of_graph: HashMap::new(),
-            ready: BTreeSet::new(),
+            ready: Sorted::new(),
             vtime: [0; PRIORITIES],
             aged: std::array::from_fn(|_| VecDeque::new()),
             aging: 0,
@@ -172,7 +173,7 @@ impl FairQueue {
             state: State::Empty,
             flows: Vec::new(),
             of_caller: HashMap::new(),
-            order: BTreeSet::new(),
+            order: Sorted::new(),
         });
         self.by_key.insert(key, n);
         self.of_graph.entry(key.graph).or_default().push(n);

@@ -8,7 +8,7 @@ use std::time::Duration;
 use crate::clock::Instant;
 
 use super::breaker::{Breaker, Gate};
-use super::config::SchedConfig;
+use super::config::{Policy, SchedConfig};
 use super::estimate::Estimate;
 use super::event::{
     Action, Attempt, Event, Fault, GiveUpReason, GraphNo, GraphSpec, JobId, JobSpec, RunId, StickNo,
@@ -179,9 +179,15 @@ impl Scheduler {
             Event::StickUp { stick, limits, guards, weight } => {
                 self.stick_up(stick, limits, guards, weight, now)
             }
+            Event::StickHalted { stick } => self.stick_halted(stick, now),
             Event::StickLost { stick } => self.stick_lost(stick, now),
             Event::GraphLoaded { stick, graph, took } => self.graph_loaded(stick, graph, took, now),
             Event::LoadFailed { stick, graph } => self.load_failed(stick, graph, now),
+            Event::MemoryUsed { stick, bytes } => {
+                if let Some(stick) = self.stick_mut(stick).filter(|s| s.up) {
+                    stick.cache.reported_used(bytes);
+                }
+            }
             Event::Thermal { stick, reading } => self.thermal(stick, reading, now),
             Event::Tick => {}
         }
@@ -210,9 +216,29 @@ impl Scheduler {
     /// When [`Event::Tick`] is due.
     pub fn poll_timeout(&self) -> Instant {
         let timer = self.timers.peek().map_or(Instant::FAR_FUTURE, |Reverse((at, _))| *at);
-        // Without jobs and without sticks there is nothing to keep house for.
-        let idle = self.jobs.is_empty() && self.sticks.iter().flatten().all(|s| !s.up);
+        // Without jobs there is nothing to keep house for but rests: an idle fleet must not wake the machine. Readings of
+        // heat come by themselves, and each does a round that is due.
+        let idle = self.jobs.is_empty() && self.sticks.iter().flatten().all(|s| !s.up || !s.heat.resting);
         if idle { timer } else { timer.min(self.next_round) }
+    }
+
+    /// Changes how sticks are chosen, from the next job on. Sticks that rest are woken where the new policy knows no rest.
+    pub fn set_policy(&mut self, policy: Policy, now: Instant) {
+        self.config.policy = policy;
+        for i in 0..self.sticks.len() {
+            let no = StickNo(i as u32);
+            if let Some(stick) = self.stick_mut(no).filter(|s| s.heat.resting && policy != Policy::Thermal) {
+                (stick.heat.resting, stick.heat.since) = (false, now);
+                self.actions.push_back(Action::Wake { stick: no });
+            }
+            self.refresh(no, now);
+        }
+        self.dispatch(now);
+    }
+
+    /// Requests that wait, those that wait to run alone included.
+    pub fn queued(&self) -> usize {
+        self.queue.len() + self.suspects.len()
     }
 
     /// True while a new request would be accepted, for callers that wait.

@@ -87,7 +87,7 @@ impl Slot {
     /// A graph that is being loaded.
     pub fn loading(graph: GraphNo, spec: &GraphSpec, config: &SchedConfig) -> Self {
         let elements = spec.max_depth.unwrap_or(u32::MAX).min(spec.needs.elements);
-        let depth = match config.fixed_depth {
+        let depth = match spec.fixed_depth.or(config.fixed_depth) {
             Some(depth) => DepthControl::fixed(depth, elements),
             None => DepthControl::new(elements, config.target_latency),
         };

@@ -133,8 +133,8 @@ fn a_full_queue_hands_the_input_back() {
             }
         }
     };
-    // Two on the stick, one waiting at it, three in the queue.
-    assert_eq!(tickets.len(), 6);
+    // Two on the stick, three in the queue.
+    assert_eq!(tickets.len(), 5);
     let error = graph.submit(refused, SubmitOptions::default()).expect_err("still full");
     assert_eq!(error.kind(), ErrorKind::QueueFull);
     let options = SubmitOptions { deadline: Some(Duration::from_millis(1)), ..SubmitOptions::default() };
@@ -224,28 +224,36 @@ fn memory_that_callers_keep_is_named_when_it_runs_out() {
 }
 
 #[test]
-fn a_graph_without_room_on_the_stick_is_refused_and_the_stick_goes_on() {
+fn a_graph_without_room_waits_for_nobody_and_takes_no_room_that_is_in_use() {
     let rack = rack(1, Engine::Hash);
     let fleet = fleet(&rack);
-    let first = fleet.load(&blob("tiny_u8_s1"), LoadOptions::default()).expect("loads");
-    let mut kept = Vec::new();
-    // Every option makes another copy; the profile's stick takes ten graphs.
-    let error = (1..=16)
-        .find_map(|depth| {
-            let options = LoadOptions { depth, instances: 2, ..LoadOptions::default() };
-            match fleet.load(&blob("mlp_fp16_s1"), options) {
-                Ok(graph) => {
-                    kept.push(graph);
-                    None
-                }
-                Err(error) => Some(error),
-            }
-        })
-        .expect("a stick takes only so many graphs");
-    assert_eq!(error.stick(), Some(&StickId::sim(0)), "{error}");
-    let input = unique_input(first.blob(), 5);
-    let answer = first.infer(&input).expect("the others still work");
-    assert!(answer.bytes() == hash_of(first.blob(), &input));
+    // The profile's stick takes ten graphs; every depth makes another.
+    let load = |depth| {
+        let options = LoadOptions { depth, instances: 2, ..LoadOptions::default() };
+        fleet.load(&blob("mlp_fp16_s1"), options)
+    };
+    let graphs: Vec<_> = (1..=5).map(|depth| load(depth).expect("has room")).collect();
+    let stick = rack.stick(0).expect("there");
+    stick.hold();
+    let busy: Vec<_> =
+        graphs.iter().map(|g| ticket(g, 7, SubmitOptions::default()).expect("a queue")).collect();
+    // At most four are in flight on a stick's behalf per graph; all five graphs are in use.
+    let error = load(6).expect_err("nothing may be evicted");
+    assert_eq!((error.kind(), error.stick()), (ErrorKind::OutOfMemory, Some(&StickId::sim(0))), "{error}");
+    assert!(error.to_string().contains("would have to go"), "{error}");
+    stick.resume();
+    let expected = hash_of(graphs[0].blob(), &unique_input(graphs[0].blob(), 7));
+    for ticket in busy {
+        assert!(ticket.wait().expect("an answer").bytes() == expected);
+    }
+    // Now the least recently used makes room, and comes back when it is asked for.
+    let more: Vec<_> = (6..=9).map(|depth| load(depth).expect("room is made")).collect();
+    for graph in graphs.iter().chain(&more) {
+        let input = unique_input(graph.blob(), 8);
+        assert!(graph.infer(&input).expect("wherever it lies").bytes() == hash_of(graph.blob(), &input));
+    }
+    let cache = fleet.stats().sticks[0].sched.clone().expect("it is open").cache;
+    assert!(cache.evictions >= 4 && cache.graphs <= 10, "{cache:?}");
     fleet.close(LONG).expect("closes");
 }
 

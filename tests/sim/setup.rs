@@ -68,7 +68,7 @@ pub struct SimModel {
 
 pub fn model(n: u8, service_s: f64, arrivals: Arrivals) -> SimModel {
     let key =
-        CacheKey { hash: BlobHash([n; 32]), options: LoadKey { executors: 1, elements: 4, instance: 0 } };
+        CacheKey { hash: BlobHash([n; 32]), options: LoadKey { executors: 1, elements: 4, instances: 1 } };
     let needs = GraphNeeds {
         version: (6, 0),
         file_bytes: 5 << 20,
@@ -76,6 +76,7 @@ pub fn model(n: u8, service_s: f64, arrivals: Arrivals) -> SimModel {
         input_bytes: 150_528,
         output_bytes: 2048,
         elements: 4,
+        instances: 1,
         executors: 1,
         shaves: 4,
         cmx_slices: 4,

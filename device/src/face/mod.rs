@@ -1,10 +1,12 @@
 //! Virtual sticks for other processes and for kernels: [`serve`] puts sticks behind [`Face`]s and drives them on a thread
 //! of their own until the [`Server`] is dropped.
 
+mod client;
 mod control;
 mod server;
 mod socket;
 mod station;
+mod status;
 mod stream;
 mod usb;
 mod usbredir;
@@ -16,8 +18,9 @@ use std::path::PathBuf;
 
 use crate::{Engine, Timing};
 
-pub use server::{Server, StickStatus, serve};
-pub use socket::{Served, command, ports, served};
+pub use client::{command, ports, status};
+pub use server::{Server, serve};
+pub use status::StickStatus;
 
 /// Where a face listens.
 #[derive(Clone, PartialEq, Eq, Debug, Hash)]
@@ -155,4 +158,9 @@ impl Command {
         ("resume", Command::Resume),
         ("drop", Command::Drop),
     ];
+
+    /// Its word in the line protocol.
+    pub fn word(self) -> &'static str {
+        Self::WORDS.iter().find(|(_, command)| *command == self).map_or("", |(word, _)| word)
+    }
 }

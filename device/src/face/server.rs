@@ -1,6 +1,5 @@
 //! The thread that drives served sticks, and the handle on it.
 
-use std::fmt;
 use std::io;
 use std::ops::Range;
 use std::os::fd::OwnedFd;
@@ -17,8 +16,8 @@ use super::control::{self, Ask, Lines};
 use super::station::Station;
 use super::stream::{Door, Moved, Stream};
 use super::vhci::attach::Vhci;
-use super::{Command, Face, ServeOptions};
-use crate::{Config, Engine, Identity, PreparedCache, Profile, Timing, VirtualStats, VirtualStick, Work};
+use super::{Command, Face, ServeOptions, StickStatus};
+use crate::{Config, PreparedCache, Profile, VirtualStick, Work};
 
 const OP: &str = "serve virtual sticks";
 /// Threads that prepare and execute graphs: a long load and a run go side by side.
@@ -31,46 +30,6 @@ const MAX_CONTROLS: usize = 16;
 const MAX_ANSWERS: usize = 1 << 20;
 /// Read from a host at a time.
 const SCRATCH_BYTES: usize = 256 * 1024;
-
-/// What a served stick is doing.
-#[derive(Clone, Debug)]
-pub struct StickStatus {
-    /// `usbredir`, `vhci` or `socket`.
-    pub face: &'static str,
-    /// Name of its profile.
-    pub profile: String,
-    /// What its outputs are made of.
-    pub engine: Engine,
-    /// How long things take.
-    pub timing: Timing,
-    /// A host is connected.
-    pub connected: bool,
-    /// What it is on the bus; `None` while it is away or unplugged.
-    pub identity: Option<Identity>,
-    /// In its port.
-    pub plugged: bool,
-    /// Counters.
-    pub stats: VirtualStats,
-    /// Times it left the bus by itself or by RESET.
-    pub resets: u64,
-}
-
-impl fmt::Display for StickStatus {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let state = match (self.plugged, self.identity) {
-            (false, _) => "unplugged",
-            (true, None) => "away",
-            (true, Some(Identity::Unbooted)) => "unbooted",
-            (true, Some(Identity::Booted)) => "booted",
-        };
-        let host = if self.connected { "connected" } else { "alone" };
-        let (face, inferences, resets) = (self.face, self.stats.inferences, self.resets);
-        let (profile, engine, timing) = (&self.profile, self.engine.as_str(), self.timing.as_str());
-        let paced = self.stats.paced;
-        write!(f, "{face} {host} {state} inferences={inferences} resets={resets} engine={engine} ")?;
-        write!(f, "timing={timing} paced={paced} profile={profile} simulated")
-    }
-}
 
 enum Message {
     Command(usize, Command),
@@ -198,6 +157,7 @@ fn work(queue: &Receiver<(usize, Work)>, cache: &PreparedCache, messages: &Sende
 }
 
 struct Driver {
+    profile: String,
     reactor: Reactor,
     clock: Monotonic,
     stations: Vec<Station>,
@@ -259,6 +219,7 @@ impl Driver {
             controls.push(Control { door, guests: Vec::new(), sticks: 0..stations.len(), connects: false });
         }
         Ok(Driver {
+            profile: profile.name,
             reactor,
             clock,
             stations,
@@ -301,7 +262,7 @@ impl Driver {
                 Message::Command(n, command) => self.command(n, command, now),
                 Message::Status(answer) => {
                     // Nobody waits any more: nothing to tell.
-                    let _ = answer.send(status(&self.stations));
+                    let _ = answer.send(status(&self.stations, &self.profile));
                 }
                 Message::Done(n, work) => {
                     if let Some(station) = self.stations.get_mut(n) {
@@ -325,7 +286,7 @@ impl Driver {
             let control = &mut self.controls[at];
             let first = control.sticks.start;
             let stations = &self.stations[control.sticks.clone()];
-            for order in control.serve(stations, &mut self.reactor) {
+            for order in control.serve(stations, &self.profile, &mut self.reactor) {
                 let now = self.clock.now();
                 match order {
                     Order::Command(n, command) => self.command(first + n, command, now),
@@ -354,19 +315,25 @@ impl Driver {
     }
 }
 
-fn status(stations: &[Station]) -> Vec<StickStatus> {
+fn status(stations: &[Station], profile: &str) -> Vec<StickStatus> {
     stations
         .iter()
-        .map(|station| StickStatus {
-            face: station.face_name(),
-            profile: station.stick.config().profile.name.clone(),
-            engine: station.stick.config().engine,
-            timing: station.stick.config().timing,
-            connected: station.is_connected(),
-            identity: station.stick.identity(),
-            plugged: station.stick.is_plugged(),
-            stats: station.stick.stats(),
-            resets: station.stick.resets(),
+        .map(|station| {
+            let (celsius, level) = station.stick.heat();
+            StickStatus {
+                face: station.face_name().to_owned(),
+                profile: profile.to_owned(),
+                engine: station.stick.config().engine,
+                timing: station.stick.config().timing,
+                paced: station.stick.stats().paced,
+                connected: station.is_connected(),
+                identity: station.stick.identity(),
+                plugged: station.stick.is_plugged(),
+                inferences: station.stick.stats().inferences,
+                resets: station.stick.resets(),
+                celsius,
+                level: level as u8,
+            }
         })
         .collect()
 }
@@ -410,7 +377,7 @@ impl Control {
     }
 
     /// Answers, and says what is to be done to which stick.
-    fn serve(&mut self, stations: &[Station], reactor: &mut Reactor) -> Vec<Order> {
+    fn serve(&mut self, stations: &[Station], profile: &str, reactor: &mut Reactor) -> Vec<Order> {
         let mut orders = Vec::new();
         while self.guests.len() < MAX_CONTROLS
             && let Some(fd) = self.door.accept()
@@ -424,7 +391,7 @@ impl Control {
         }
         let mut at = 0;
         while at < self.guests.len() {
-            match self.guests[at].talk(stations, self.connects, reactor, &mut orders) {
+            match self.guests[at].talk((stations, profile), self.connects, reactor, &mut orders) {
                 Talk::Goes => at += 1,
                 Talk::Over => self.guests.swap_remove(at).stream.close(reactor),
                 Talk::Connects(n) => {
@@ -440,7 +407,7 @@ impl Control {
 impl Guest {
     fn talk(
         &mut self,
-        stations: &[Station],
+        (stations, profile): (&[Station], &str),
         connects: bool,
         reactor: &mut Reactor,
         orders: &mut Vec<Order>,
@@ -458,7 +425,9 @@ impl Guest {
             }
             while let Some(line) = self.lines.next() {
                 match control::parse(&line, stations.len()) {
-                    Ok(Ask::List) => self.answers.extend(control::list(&status(stations)).into_bytes()),
+                    Ok(Ask::List) => {
+                        self.answers.extend(control::list(&status(stations, profile)).into_bytes())
+                    }
                     Ok(Ask::Stick(command, n)) => {
                         orders.push(Order::Command(n, command));
                         self.answers.extend(b"ok\n");

@@ -1,7 +1,7 @@
 //! Files that are there whole or not at all: written beside their place, then renamed.
 
 use std::fs;
-use std::io::{self, Write};
+use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 
 use ncs2::ErrorKind;
@@ -10,11 +10,17 @@ use crate::failure::{Failure, Result};
 
 /// Writes `bytes` to `path`. Whatever happens, `path` holds either what it held before or all of `bytes`.
 pub fn write(path: &Path, bytes: &[u8]) -> Result {
+    write_with(path, |out| out.write_all(bytes))
+}
+
+/// The same for what `content` writes, for files that do not fit into memory.
+pub fn write_with(path: &Path, content: impl FnOnce(&mut BufWriter<fs::File>) -> io::Result<()>) -> Result {
     check(path)?;
     let aside = Aside(name_beside(path));
     let failed = |e: io::Error| Failure::file(path, "write", &e);
-    let mut file = fs::File::create(&aside.0).map_err(failed)?;
-    file.write_all(bytes).and_then(|()| file.sync_all()).map_err(failed)?;
+    let mut out = BufWriter::new(fs::File::create(&aside.0).map_err(failed)?);
+    content(&mut out).and_then(|()| out.flush()).map_err(failed)?;
+    out.get_ref().sync_all().map_err(failed)?;
     fs::rename(&aside.0, path).map_err(failed)
 }
 

@@ -1,10 +1,14 @@
 //! The definitions of commands and flags; help, completions and man pages are all made from them.
 
+mod bench;
+
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
 use clap::{ArgAction, Args, CommandFactory, Parser, Subcommand, ValueEnum, ValueHint};
+
+pub use bench::{Batch, BenchArgs, Depth, PolicyArg};
 
 /// Drives Intel Neural Compute Stick 2 devices, real and virtual, without the vendor's runtime
 #[derive(Parser, Debug)]
@@ -266,6 +270,8 @@ Examples:
     },
     /// Prints a capture of transfers that --trace wrote, or Wireshark; needs no stick
     Decode(crate::cmd::decode::DecodeArgs),
+    /// Prints what the stages of a timeline took that `bench --trace-out` wrote; needs no stick
+    Trace(crate::cmd::trace::TraceArgs),
     /// Prints completions for a shell
     #[command(after_help = "\
 Examples:
@@ -480,147 +486,6 @@ impl OrderingArg {
         match self {
             OrderingArg::Vendor => ncs2::stick::Ordering::Vendor,
             OrderingArg::Pipelined => ncs2::stick::Ordering::Pipelined,
-        }
-    }
-}
-
-/// `bench`
-#[derive(Args, Debug)]
-#[command(after_help = "\
-Examples:
-  ncs2ctl bench net.blob
-  ncs2ctl --sim 3 bench net.blob --duration 30s --target-tops 1
-  ncs2ctl --sim 3 --timing zero bench net.blob        # the host's own cost
-  ncs2ctl bench net.blob --json --min-fps 100 || echo too slow
-  ncs2ctl bench net.blob --depth 1..8                  # which depth pays
-  ncs2ctl bench net.blob --save a.json; ncs2ctl bench net.blob --compare a.json
-  ncs2ctl bench net.blob --soak --duration 1m          # what heat takes
-
-Ctrl-C ends the run early and still prints the report.")]
-pub struct BenchArgs {
-    /// The compiled graph
-    #[arg(value_name = "BLOB", required = true, num_args = 1.., value_hint = ValueHint::FilePath)]
-    pub blobs: Vec<PathBuf>,
-    /// How long to measure
-    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = positive_duration)]
-    pub duration: Duration,
-    /// How long to run before measuring
-    #[arg(long, value_name = "TIME", default_value = "1s", value_parser = duration)]
-    pub warmup: Duration,
-    /// Inferences in flight on each graph of each stick: auto, 1 to 16, or a range for a sweep
-    #[arg(long, value_name = "auto|N|A..B", default_value = "auto")]
-    pub depth: Depth,
-    /// Instances of the graph on each stick, 1 to 4
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=4))]
-    pub graphs: u32,
-    /// Order on the wire
-    #[arg(long, value_enum, default_value = "vendor")]
-    pub ordering: OrderingArg,
-    /// Send at this rate instead of as fast as answers come; latency counts from the intended time
-    #[arg(long, value_name = "FPS", value_parser = positive)]
-    pub rate: Option<f64>,
-    /// Input file; NAME=FILE where the network has several inputs
-    #[arg(long, short, value_name = "[NAME=]FILE", num_args = 1.., conflicts_with = "random")]
-    pub input: Vec<String>,
-    /// Seed of the random inputs
-    #[arg(long, value_name = "SEED", default_value_t = 0)]
-    pub random: u64,
-    /// Image preparation.
-    #[command(flatten)]
-    pub image: ImageArgs,
-    /// Show the progress to this many TOPS
-    #[arg(long, value_name = "X", value_parser = positive)]
-    pub target_tops: Option<f64>,
-    /// Exit 1 below this speed
-    #[arg(long, value_name = "X", value_parser = positive)]
-    pub min_fps: Option<f64>,
-    /// How often an inference may move to another stick after its own was lost
-    #[arg(long, value_name = "N", default_value_t = 2)]
-    pub retries: u32,
-    /// Write the JSON report to this file too
-    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
-    pub save: Option<PathBuf>,
-    /// Show the difference to a saved report, and whether it is more than noise
-    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
-    pub compare: Option<PathBuf>,
-    /// Measure again and again, each time for --duration, until the temperature is level or Ctrl-C
-    #[arg(long)]
-    pub soak: bool,
-    /// Known to the contract, refused until they are built.
-    #[command(flatten)]
-    pub later: LaterBenchArgs,
-}
-
-/// Flags of `bench` that the contract names and that are not built yet: each is refused by name, none is ignored.
-#[derive(Args, Debug)]
-pub struct LaterBenchArgs {
-    #[arg(long, hide = true)]
-    batch: Option<String>,
-    #[arg(long, hide = true)]
-    policy: Option<String>,
-    #[arg(long, hide = true)]
-    batch_sizes: Option<String>,
-    #[arg(long, hide = true)]
-    targets: Option<PathBuf>,
-    #[arg(long, hide = true)]
-    levels: bool,
-    #[arg(long, hide = true)]
-    target_latency: Option<String>,
-    #[arg(long, hide = true)]
-    pin: Option<String>,
-    #[arg(long, hide = true)]
-    trace_out: Option<PathBuf>,
-    #[arg(long, hide = true)]
-    metrics_listen: Option<String>,
-}
-
-impl LaterBenchArgs {
-    /// The first flag given that is not built yet.
-    pub fn first(&self) -> Option<&'static str> {
-        [
-            (self.batch.is_some(), "--batch"),
-            // What first light does anyway may be asked for by name.
-            (self.policy.as_deref().is_some_and(|p| p != "round-robin"), "--policy (other than round-robin)"),
-            (self.batch_sizes.is_some(), "--batch-sizes"),
-            (self.targets.is_some(), "--targets"),
-            (self.levels, "--levels"),
-            (self.target_latency.is_some(), "--target-latency"),
-            (self.pin.is_some(), "--pin"),
-            (self.trace_out.is_some(), "--trace-out"),
-            (self.metrics_listen.is_some(), "--metrics-listen"),
-        ]
-        .into_iter()
-        .find_map(|(given, name)| given.then_some(name))
-    }
-}
-
-/// `--depth`.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Depth {
-    /// The tool chooses.
-    Auto,
-    /// 1 to 16.
-    Fixed(u32),
-    /// A sweep.
-    Range(u32, u32),
-}
-
-impl FromStr for Depth {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let number = |t: &str| t.parse::<u32>().ok().filter(|n| (1..=16).contains(n));
-        let expected =
-            || format!("expected auto, a number from 1 to 16 or a range such as 1..8, found `{text}`");
-        if text == "auto" {
-            return Ok(Depth::Auto);
-        }
-        match text.split_once("..") {
-            Some((a, b)) => match (number(a), number(b)) {
-                (Some(a), Some(b)) if a <= b => Ok(Depth::Range(a, b)),
-                _ => Err(expected()),
-            },
-            None => number(text).map(Depth::Fixed).ok_or_else(expected),
         }
     }
 }

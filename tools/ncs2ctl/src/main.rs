@@ -15,6 +15,7 @@ mod failure;
 mod folders;
 mod heat;
 mod interrupt;
+mod metrics;
 mod onnx;
 mod open;
 mod output;
@@ -22,6 +23,7 @@ mod output;
 mod reference_libraries;
 mod stats;
 mod tensor;
+mod timeline;
 mod top;
 mod trace;
 mod vendor_compiler;
@@ -86,6 +88,7 @@ fn main() -> ExitCode {
         Command::Udev { command } => cmd::udev::udev(&output, command),
         Command::Sim { command } => cmd::sim::sim(&cli.global, &output, command),
         Command::Decode(args) => cmd::decode::decode(&output, args),
+        Command::Trace(args) => cmd::trace::trace(&output, args),
         Command::Completions { shell } => cmd::completions::completions(&output, *shell),
         Command::Man { output: folder } => cmd::man::man(&output, folder.as_deref()),
     };
@@ -118,6 +121,7 @@ impl Command {
             Command::Udev { .. } => "udev",
             Command::Sim { .. } => "sim",
             Command::Decode(_) => "decode",
+            Command::Trace(_) => "trace",
             Command::Completions { .. } => "completions",
             Command::Man { .. } => "man",
         }

@@ -1,14 +1,18 @@
 //! `--sim`, `--device` and their companions become sticks, and sticks a fleet. The one place that knows `Rack`.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use ncs2::runtime::FleetConfig;
+use ncs2::transport::MemoryKind;
 use ncs2::transport::usb::{boot, discover};
 use ncs2::wire::{DdrType, FirmwarePatches};
 use ncs2::{ErrorKind, Fleet, Port, StickId};
 use ncs2_device::face;
 use ncs2_device::{Engine, FaultPlan, Rack, RackOptions, Timing};
+use parking_lot::Mutex;
 
 use crate::cli::{EngineArg, Global, Sim, TimingArg};
 use crate::config;
@@ -97,7 +101,11 @@ pub struct Opened {
     pub simulation: Option<Simulation>,
     models: Models,
     trace: Option<Trace>,
+    memory: Memory,
 }
+
+/// How tensor memory reaches each stick that was connected.
+type Memory = Arc<Mutex<BTreeMap<StickId, MemoryKind>>>;
 
 /// Finds every stick without opening any.
 pub fn list(global: &Global) -> Result<Vec<Listed>> {
@@ -206,7 +214,7 @@ impl Sticks {
                 format!("give {flag} to `ncs2ctl sim serve`, which makes those sticks"),
             ));
         }
-        let sticks = face::served(path)?;
+        let sticks = face::status(path)?;
         let first = sticks.first().ok_or_else(|| {
             Failure::new(
                 ErrorKind::NotFound,
@@ -273,18 +281,55 @@ impl Sticks {
     pub fn open(self, config: FleetConfig) -> Result<Opened> {
         let config = FleetConfig { stats_socket: self.stats_socket, ..config };
         let trace = self.trace.as_deref().map(Trace::create).transpose()?;
+        let memory = Memory::default();
         let mut builder = Fleet::builder().config(config);
         for port in self.ports {
+            let port = watched(port, &memory);
             builder = builder.port(match &trace {
                 Some(trace) => trace.port(port),
                 None => port,
             });
         }
-        Ok(Opened { fleet: builder.open()?, simulation: self.simulation, models: self.models, trace })
+        let fleet = builder.open()?;
+        Ok(Opened { fleet, simulation: self.simulation, models: self.models, trace, memory })
+    }
+
+    /// Their names.
+    pub fn ids(&self) -> impl Iterator<Item = &StickId> {
+        self.ports.iter().map(Port::id)
+    }
+}
+
+/// The same port; what its transport says about memory is noted.
+fn watched(mut port: Port, memory: &Memory) -> Port {
+    let (id, profile, memory) = (port.id().clone(), port.profile().map(str::to_owned), Arc::clone(memory));
+    let name = id.clone();
+    let watched = Port::new(id, move |timeout| {
+        let connection = port.connect(timeout)?;
+        memory.lock().insert(name.clone(), connection.transport.info().memory);
+        Ok(connection)
+    });
+    match profile {
+        Some(profile) => watched.simulated(profile),
+        None => watched,
     }
 }
 
 impl Opened {
+    /// How tensors reach the sticks: `mapped` from the kernel's own buffers, `copied` by it, `in-process` for virtual
+    /// sticks of this process, `mixed`; `None` where no stick was connected.
+    pub fn zero_copy(&self) -> Option<&'static str> {
+        let kinds = self.memory.lock();
+        let word = |kind: &MemoryKind| match kind {
+            MemoryKind::Mapped => "mapped",
+            MemoryKind::Copied => "copied",
+            MemoryKind::InProcess => "in-process",
+        };
+        let mut words = kinds.values().map(word);
+        let first = words.next()?;
+        Some(if words.all(|w| w == first) { first } else { "mixed" })
+    }
+
     /// Whether the virtual sticks kept the pace of their model; `None` for real ones.
     pub fn paced(&self) -> Option<bool> {
         match &self.models {
@@ -292,7 +337,7 @@ impl Opened {
             Models::Rack(rack) => Some(rack.stats().iter().all(|stick| stick.paced)),
             // A server that is gone kept no pace.
             Models::Served(path) => {
-                Some(face::served(path).is_ok_and(|sticks| sticks.iter().all(|stick| stick.paced)))
+                Some(face::status(path).is_ok_and(|sticks| sticks.iter().all(|stick| stick.paced)))
             }
         }
     }

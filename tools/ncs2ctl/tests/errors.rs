@@ -49,13 +49,6 @@ fn wrong_usage_is_64() {
 
 #[test]
 fn what_is_not_built_is_refused_by_name() {
-    let blob = model("tiny_fp16_s1.blob");
-    let blob = blob.to_str().expect("UTF-8");
-    for flag in [&["--batch", "4"][..], &["--policy", "thermal"], &["--levels"], &["--targets", "x"]] {
-        let args = [&["--sim", "1", "bench", blob], flag].concat();
-        fails(&args, "bench", 2, "Unsupported", &[flag[0], "not built yet"]);
-    }
-    fails(&["--sim", "1", "bench", blob, blob], "bench", 2, "Unsupported", &["several networks"]);
     fails(&["--sim", "1", "--fault", "no-such.toml", "info"], "info", 2, "NotFound", &["no-such.toml"]);
     fails(&["--sim", "unix:/x", "info"], "info", 2, "Unsupported", &["unix:"]);
 }

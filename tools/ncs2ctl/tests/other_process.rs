@@ -182,7 +182,6 @@ fn boot_of_virtual_sticks_ends_in_devices_or_a_reason() {
         devices.len() == 3 && devices.iter().all(|d| d["state"] == "booted" && d["error"].is_null()),
         "{d}"
     );
-    let folder = tempfile::tempdir().expect("temporary folder");
     fails(&["--sim", "1", "reset"], "reset", 64, "Usage", &["unix:PATH", "sim serve"]);
     let (code, _) = json(&["list"], "list");
     if code == 0 {

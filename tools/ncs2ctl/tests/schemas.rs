@@ -57,7 +57,7 @@ fn every_schema_is_good_and_names_its_documents() {
 fn a_document_that_breaks_its_schema_is_found() {
     let blob = model("tiny_u8_s1.blob");
     let (_, good) = json(&["blob", "info", blob.to_str().expect("UTF-8")], "blob-info");
-    let validator = jsonschema::validator_for(&schema("blob-info")).expect("a schema");
+    let validator = jsonschema::validator_for(&schema::read("blob-info")).expect("a schema");
     assert!(validator.is_valid(&good));
     let mut renamed = good.clone();
     let map = renamed.as_object_mut().expect("an object");

@@ -13,6 +13,10 @@ use tool::model;
 /// Longest wait for the screen to show something.
 const PATIENCE: Duration = Duration::from_secs(60);
 
+fn lines(n: u16) -> std::num::NonZero<u16> {
+    std::num::NonZero::new(n).expect("above 0")
+}
+
 struct Screen {
     child: Box<dyn Child + Send + Sync>,
     master: Box<dyn MasterPty + Send>,
@@ -39,8 +43,10 @@ impl Screen {
         let child = pair.slave.spawn_command(command).expect("it starts");
         drop(pair.slave);
         let mut from = pair.master.try_clone_reader().expect("a reader");
-        let shown =
-            Arc::new((Mutex::new((vt100::Parser::new(24, 120, 0), Vec::new())), std::sync::Condvar::new()));
+        let shown = Arc::new((
+            Mutex::new((vt100::Parser::new(lines(24), lines(120), 0), Vec::new())),
+            std::sync::Condvar::new(),
+        ));
         let to = shown.clone();
         let reader = std::thread::spawn(move || {
             let mut bytes = [0; 4096];
@@ -118,9 +124,9 @@ fn top_shows_the_sticks_takes_keys_and_gives_the_terminal_back() {
     top.press("p");
     top.until("the end of the pause", |t| !t.contains("paused"));
     top.press("o");
-    top.until("what the key does", |t| t.contains("policy"));
+    top.until("another policy", |t| t.contains("from now on"));
     // Another size: the parser first, so that it knows where lines end.
-    top.shown.0.lock().expect("no panic").0.screen_mut().set_size(40, 100);
+    top.shown.0.lock().expect("no panic").0.screen_mut().set_size(lines(40), lines(100));
     top.master.resize(PtySize { rows: 40, cols: 100, pixel_width: 0, pixel_height: 0 }).expect("resized");
     top.until("the last line at its new place", |t| {
         t.lines().count() == 40

@@ -16,6 +16,7 @@ use ncs2::stats::Latency;
 use ncs2::{Error, ErrorKind, Graph, StickId};
 
 use crate::tensor::input::Element;
+use crate::timeline::{self, Timeline};
 
 /// More threads cost more than they bring: each can hold several requests in flight.
 const MAX_WORKERS: usize = 8;
@@ -24,7 +25,10 @@ const MAX_REFUSALS: u32 = 200;
 /// The pause.
 const REFUSAL_PAUSE: Duration = Duration::from_millis(10);
 
-/// What to send.
+/// How often a thread without places looks whether it has some.
+const IDLE_PAUSE: Duration = Duration::from_millis(50);
+
+/// What to send to one graph. Several graphs are served at the same time, each by threads of its own.
 #[derive(Clone)]
 pub struct Plan {
     /// Sent in turn.
@@ -33,6 +37,8 @@ pub struct Plan {
     pub references: Option<Vec<Vec<u8>>>,
     /// Requests in flight at a time, at least 1.
     pub in_flight: usize,
+    /// Requests that one inference may answer.
+    pub batch: usize,
     /// Requests a second; `None` for as fast as answers come.
     pub rate: Option<f64>,
 }
@@ -73,13 +79,14 @@ impl Tally {
         self.sticks.values().map(|s| s.completed).sum()
     }
 
-    fn merge(&mut self, other: Tally) {
+    /// Adds the counts of `other`; errors stay where they are.
+    pub fn merge(&mut self, other: &Tally) {
         self.latency.merge(&other.latency);
         for (mine, theirs) in self.stages.iter_mut().zip(&other.stages) {
             mine.merge(theirs);
         }
-        for (id, stick) in other.sticks {
-            let mine = self.sticks.entry(id).or_default();
+        for (id, stick) in &other.sticks {
+            let mine = self.sticks.entry(id.clone()).or_default();
             mine.completed += stick.completed;
             mine.latency.merge(&stick.latency);
         }
@@ -87,57 +94,107 @@ impl Tally {
         self.mismatched += other.mismatched;
         self.total_answered += other.total_answered;
         self.total_failed += other.total_failed;
-        self.error = self.error.take().or(other.error);
     }
+}
+
+/// What came of one plan.
+#[derive(Debug, Default)]
+pub struct Served {
+    /// Counts and times.
+    pub tally: Tally,
+    /// Requests that were sent, the unmeasured too.
+    pub sent: u64,
 }
 
 /// The running load.
 pub struct Load {
     shared: Arc<Shared>,
-    workers: Vec<JoinHandle<Tally>>,
+    workers: Vec<(usize, JoinHandle<Tally>)>,
     // Dropped to stop the workers.
     stop: Option<Sender<()>>,
 }
 
 struct Shared {
-    graph: Graph,
-    plan: Plan,
+    streams: Vec<Stream>,
     begin: Instant,
     measuring: AtomicBool,
-    sent: AtomicU64,
-    turns: AtomicU64,
     completed: AtomicU64,
     alive: AtomicUsize,
 }
 
+/// One plan under way.
+struct Stream {
+    graph: Graph,
+    plan: Plan,
+    sent: AtomicU64,
+    turns: AtomicU64,
+    /// Requests in flight at a time.
+    places: AtomicUsize,
+    /// Threads that serve it.
+    threads: usize,
+}
+
+impl Stream {
+    /// Places of the n-th of its threads: dealt out so that none is missing when they do not divide evenly.
+    fn places_of(&self, nth: usize) -> usize {
+        let places = self.places.load(Ordering::Relaxed);
+        places / self.threads + usize::from(nth < places % self.threads)
+    }
+}
+
 impl Load {
-    /// Starts sending.
-    pub fn start(graph: Graph, plan: Plan) -> std::io::Result<Load> {
-        let places = plan.in_flight.max(1);
-        let threads = places.min(MAX_WORKERS);
+    /// Starts sending. With a timeline, each request's times go into it, from the first on.
+    pub fn start(plans: Vec<(Graph, Plan)>, timeline: Option<&Timeline>) -> std::io::Result<Load> {
+        let most = (MAX_WORKERS / plans.len().max(1)).max(1);
+        let deal: Vec<usize> = plans
+            .iter()
+            .enumerate()
+            .flat_map(|(at, (_, plan))| std::iter::repeat_n(at, plan.in_flight.clamp(1, most)))
+            .collect();
+        let streams: Vec<Stream> = plans
+            .into_iter()
+            .enumerate()
+            .map(|(at, (graph, plan))| Stream {
+                graph,
+                sent: AtomicU64::new(0),
+                turns: AtomicU64::new(0),
+                places: AtomicUsize::new(plan.in_flight.max(1)),
+                threads: deal.iter().filter(|&&other| other == at).count(),
+                plan,
+            })
+            .collect();
         let shared = Arc::new(Shared {
-            graph,
-            plan,
+            streams,
             begin: Instant::now(),
             measuring: AtomicBool::new(false),
-            sent: AtomicU64::new(0),
-            turns: AtomicU64::new(0),
             completed: AtomicU64::new(0),
-            alive: AtomicUsize::new(threads),
+            alive: AtomicUsize::new(deal.len()),
         });
         let (stop, stopped) = bounded::<()>(0);
-        let workers = (0..threads)
-            .map(|n| {
-                // The places are dealt out so that none is missing when they do not divide evenly.
-                let places = places / threads + usize::from(n < places % threads);
-                let (shared, stopped) = (Arc::clone(&shared), stopped.clone());
-                thread::Builder::new().name(format!("bench-{n}")).spawn(move || {
-                    let mut worker =
-                        Worker { shared: &shared, stopped, tally: Tally::default(), refusals: 0 };
-                    worker.run(places);
+        let workers = deal
+            .iter()
+            .enumerate()
+            .map(|(n, &at)| {
+                let nth = deal[..n].iter().filter(|&&other| other == at).count();
+                let (shared, stopped, lane) =
+                    (Arc::clone(&shared), stopped.clone(), timeline.map(Timeline::lane));
+                let thread = thread::Builder::new().name(format!("bench-{n}")).spawn(move || {
+                    let mut worker = Worker {
+                        shared: &shared,
+                        stream: &shared.streams[at],
+                        number: u16::try_from(at).unwrap_or(u16::MAX),
+                        nth,
+                        stopped,
+                        tally: Tally::default(),
+                        refusals: 0,
+                        lane,
+                    };
+                    worker.run();
+                    let tally = worker.tally;
                     shared.alive.fetch_sub(1, Ordering::Release);
-                    worker.tally
-                })
+                    tally
+                });
+                Ok((at, thread?))
             })
             .collect::<std::io::Result<Vec<_>>>()?;
         Ok(Load { shared, workers, stop: Some(stop) })
@@ -146,6 +203,21 @@ impl Load {
     /// From now on answers count, or no longer.
     pub fn set_measuring(&self, on: bool) {
         self.shared.measuring.store(on, Ordering::SeqCst);
+    }
+
+    /// From now on no more in flight than the sticks take at `depths`, and one waiting for each: the sum for all graphs of
+    /// each stick. A closed loop that offers more measures its own queue.
+    pub fn set_places(&self, depths: &[u32]) {
+        let sum: usize = depths.iter().filter(|&&d| d > 0).map(|&d| d as usize + 1).sum();
+        let all: usize = self.shared.streams.iter().map(|s| s.places.load(Ordering::Relaxed)).sum();
+        if sum == 0 || all == 0 {
+            return;
+        }
+        for stream in &self.shared.streams {
+            let places = stream.places.load(Ordering::Relaxed);
+            let fewer = (sum * stream.plan.batch).saturating_mul(places).div_ceil(all);
+            stream.places.store(fewer.clamp(1, places), Ordering::Relaxed);
+        }
     }
 
     /// Measured answers so far.
@@ -158,25 +230,38 @@ impl Load {
         self.shared.alive.load(Ordering::Acquire) > 0
     }
 
-    /// Stops sending, waits for what is in flight; the tally and the number of requests sent.
-    pub fn finish(mut self) -> (Tally, u64) {
+    /// Stops sending, waits for what is in flight; what came of each plan.
+    pub fn finish(mut self) -> Vec<Served> {
         self.stop.take();
-        let mut tally = Tally::default();
-        for worker in self.workers.drain(..) {
+        let mut served: Vec<Served> = self.shared.streams.iter().map(|_| Served::default()).collect();
+        for (at, worker) in self.workers.drain(..) {
             match worker.join() {
-                Ok(part) => tally.merge(part),
+                Ok(mut part) => {
+                    let tally = &mut served[at].tally;
+                    tally.merge(&part);
+                    tally.error = tally.error.take().or(part.error.take());
+                }
                 Err(panic) => std::panic::resume_unwind(panic),
             }
         }
-        (tally, self.shared.sent.load(Ordering::SeqCst))
+        for (served, stream) in served.iter_mut().zip(&self.shared.streams) {
+            served.sent = stream.sent.load(Ordering::SeqCst);
+        }
+        served
     }
 }
 
 struct Worker<'a> {
     shared: &'a Shared,
+    stream: &'a Stream,
+    /// Of the stream.
+    number: u16,
+    /// Of the stream's threads.
+    nth: usize,
     stopped: Receiver<()>,
     tally: Tally,
     refusals: u32,
+    lane: Option<timeline::Lane>,
 }
 
 /// A request under way.
@@ -185,12 +270,18 @@ struct Flying {
     input: usize,
     /// How much later than intended it was sent.
     late: Duration,
+    /// For the timeline.
+    submitted: Option<Instant>,
 }
 
 impl Worker<'_> {
-    fn run(&mut self, places: usize) {
-        let mut flying: VecDeque<Flying> = VecDeque::with_capacity(places);
+    fn run(&mut self) {
+        let mut flying: VecDeque<Flying> = VecDeque::with_capacity(self.stream.places_of(self.nth));
         loop {
+            let places = self.stream.places_of(self.nth);
+            if places == 0 && flying.is_empty() && self.pause(IDLE_PAUSE) {
+                return;
+            }
             while flying.len() < places && !self.is_stopped() {
                 match self.send() {
                     Sent::Flying(request) => flying.push_back(request),
@@ -216,26 +307,26 @@ impl Worker<'_> {
     }
 
     fn send(&mut self) -> Sent {
-        let shared = self.shared;
-        let turn = shared.turns.fetch_add(1, Ordering::Relaxed);
-        let intended =
-            shared.plan.rate.map(|rate| shared.begin + Duration::from_secs_f64(turn as f64 / rate));
+        let Stream { graph, plan, sent, turns, .. } = self.stream;
+        let turn = turns.fetch_add(1, Ordering::Relaxed);
+        let intended = plan.rate.map(|rate| self.shared.begin + Duration::from_secs_f64(turn as f64 / rate));
         if let Some(intended) = intended
             && self.pause(intended.saturating_duration_since(Instant::now()))
         {
             return Sent::Stop;
         }
-        let input = (turn % shared.plan.inputs.len() as u64) as usize;
-        let sent = shared.graph.input().and_then(|mut lease| {
-            lease.as_mut_slice().copy_from_slice(&shared.plan.inputs[input].bytes);
+        let input = (turn % plan.inputs.len() as u64) as usize;
+        let request = graph.input().and_then(|mut lease| {
+            lease.overwrite().copy_from_slice(&plan.inputs[input].bytes);
             let late = intended.map_or(Duration::ZERO, |t| Instant::now().saturating_duration_since(t));
-            let ticket = shared.graph.submit(lease, SubmitOptions::default())?;
-            Ok(Flying { ticket, input, late })
+            let submitted = self.lane.is_some().then(Instant::now);
+            let ticket = graph.submit(lease, SubmitOptions::default())?;
+            Ok(Flying { ticket, input, late, submitted })
         });
-        match sent {
+        match request {
             Ok(request) => {
                 self.refusals = 0;
-                shared.sent.fetch_add(1, Ordering::Relaxed);
+                sent.fetch_add(1, Ordering::Relaxed);
                 Sent::Flying(request)
             }
             Err(error) => {
@@ -256,11 +347,17 @@ impl Worker<'_> {
             Ok(answer) => {
                 self.refusals = 0;
                 self.tally.total_answered += 1;
+                if let (Some(lane), Some(submitted)) = (&mut self.lane, request.submitted) {
+                    lane.request(submitted, answer.stick(), self.number, &answer.times());
+                }
                 if measuring {
                     self.record(&answer, request.input, request.late);
                 }
             }
             Err(error) => {
+                if let (Some(lane), Some(submitted)) = (&mut self.lane, request.submitted) {
+                    lane.failed(submitted, self.number);
+                }
                 self.tally.total_failed += 1;
                 self.tally.failed += u64::from(measuring);
                 self.tally.error.get_or_insert(error);
@@ -279,7 +376,7 @@ impl Worker<'_> {
             Some(stick) => stick.add(latency),
             None => self.tally.sticks.entry(answer.stick().clone()).or_default().add(latency),
         }
-        if let Some(references) = &self.shared.plan.references
+        if let Some(references) = &self.stream.plan.references
             && answer.bytes() != references[input]
         {
             self.tally.mismatched += 1;

@@ -7,10 +7,12 @@ use ncs2::runtime::{FleetStats, StickStats};
 use ncs2::{Error, ErrorKind, Fleet, Graph, StickId};
 
 use super::host::{Cost, Sample};
-use super::load::{Load, Plan, Tally};
+use super::load::{Load, Plan, Served, Tally};
+use super::machine::{self, Machine};
 use crate::failure::{Failure, Result};
 use crate::interrupt::Interrupt;
 use crate::output::Output;
+use crate::timeline::Timeline;
 
 /// How often the bar moves and the end is looked for.
 const TICK: Duration = Duration::from_millis(100);
@@ -18,6 +20,11 @@ const TICK: Duration = Duration::from_millis(100);
 const THERMAL_EVERY: Duration = Duration::from_secs(1);
 /// A stick that takes longer is not waited for.
 const THERMAL_TIMEOUT: Duration = Duration::from_millis(200);
+/// A depth that has not changed for so many answers of its graph is found: more than twice what its controller judges
+/// by while it climbs, twice so that a change on the way would have shown.
+const SETTLED_AFTER: u64 = 150;
+/// Longest wait for that.
+const SETTLE_WITHIN: Duration = Duration::from_secs(20);
 /// At least so many windows, or stability says nothing.
 const MIN_WINDOWS: u32 = 3;
 /// At most so many, or the report of a long soak is nothing but windows.
@@ -60,6 +67,8 @@ pub struct StickRun {
     pub resets: u32,
     /// Leases of host memory from kept buffers, and such that allocated.
     pub pool: (u64, u64),
+    /// Requests that found their graph on the stick, and such that had to load it.
+    pub cache: (u64, u64),
     /// `None` where it never said.
     pub heat: Option<Heat>,
     /// Highest level; `None` where it never said.
@@ -73,24 +82,50 @@ pub struct Measured {
     pub elapsed: Duration,
     /// Between both ends of the measurement, per stick.
     pub sticks: Vec<StickRun>,
-    /// What the load generator saw.
+    /// What the load generator saw, of all networks together.
     pub tally: Tally,
     /// Requests that the load generator sent, from the first on.
     pub sent: u64,
+    /// The same for each network.
+    pub served: Vec<Served>,
+    /// The first error of any.
+    pub error: Option<Error>,
     /// Answers that the fleet says that it gave, from the first request on.
     pub fleet_completed: u64,
-    /// Jobs moved to another stick.
+    /// Attempts after a failed one.
     pub retried: u64,
+    /// Attempts that the retry budget refused.
+    pub retries_refused: u64,
     /// Inferences a second, per window.
     pub windows: Vec<f64>,
     /// Length of a window.
     pub window: Duration,
     /// Host cost.
     pub cost: Cost,
+    /// What the whole computer did meanwhile.
+    pub machine: Machine,
     /// Ctrl-C.
     pub interrupted: bool,
     /// Every worker gave up before the end.
     pub gave_up: bool,
+}
+
+impl StickRun {
+    /// Largest depth in force of its graphs; `None` before it was open.
+    pub fn depth_in_force(&self) -> Option<u32> {
+        depth_in_force(&self.stats)
+    }
+}
+
+impl Measured {
+    /// Largest depth in force of any graph on any stick; 0 without one.
+    pub fn depth_in_force(&self) -> u32 {
+        self.sticks.iter().filter_map(StickRun::depth_in_force).max().unwrap_or(0)
+    }
+}
+
+fn depth_in_force(stats: &StickStats) -> Option<u32> {
+    stats.sched.as_ref()?.graphs.iter().map(|g| g.depth).max()
 }
 
 /// Length of a window for a run of `duration`: a second, or so that there are enough and not too many.
@@ -107,32 +142,62 @@ pub fn is_stable(windows: &[f64]) -> bool {
     mean > 0.0 && last.iter().all(|fps| (fps - mean).abs() <= 0.1 * mean)
 }
 
+/// Who watches a run.
+#[derive(Clone, Copy)]
+pub struct Watchers<'a> {
+    /// Ctrl-C.
+    pub interrupt: &'a Interrupt,
+    /// Where the bar is drawn.
+    pub output: &'a Output,
+    /// Where times are written down.
+    pub timeline: Option<&'a Timeline>,
+    /// Counters of the processor.
+    pub counters: &'a machine::Counters,
+    /// Go on with the warm-up until the fleet has found its depths, then offer no more than those take.
+    pub settle: bool,
+}
+
 /// Runs the load and watches it.
 pub fn measure(
     fleet: &Fleet,
-    graph: Graph,
-    plan: Plan,
+    plans: Vec<(Graph, Plan)>,
     times: Times,
-    interrupt: &Interrupt,
-    output: &Output,
+    watchers: Watchers<'_>,
 ) -> Result<Measured> {
+    let Watchers { interrupt, output, timeline, counters, settle } = watchers;
+    let mark = |name: &str| {
+        if let Some(timeline) = timeline {
+            timeline.mark(name);
+        }
+    };
     let earlier = fleet.stats();
-    let load = Load::start(graph, plan).map_err(|e| {
+    mark("warm-up");
+    let load = Load::start(plans, timeline).map_err(|e| {
         Failure::new(ErrorKind::OutOfMemory, format!("could not start threads: {e}"), "use less depth")
     })?;
     let bar = output.bar(times.warmup + times.duration);
     bar.set_prefix("warm-up");
     let begin = Instant::now();
-    let mut watch = Watch { fleet, load: &load, interrupt, heat: BTreeMap::new(), asked: begin };
+    let mut watch = Watch { fleet, load: &load, interrupt, timeline, heat: BTreeMap::new(), asked: begin };
     while begin.elapsed() < times.warmup && watch.goes_on(times.warmup.saturating_sub(begin.elapsed())) {
         bar.set_position(millis(begin.elapsed()));
         bar.set_message(format!("{} of {:?}", seconds(begin.elapsed()), times.warmup));
+        watch.heat_is_due();
+    }
+
+    if settle {
+        bar.set_prefix("depth");
+        let found = watch.depths_settle();
+        tracing::debug!("depths in force: {found:?}");
+        load.set_places(&found);
     }
 
     watch.heat.clear();
     watch.sample_heat();
     let before = fleet.stats();
     let host_before = Sample::take();
+    let machine_before = machine::Sample::take(counters);
+    mark("measure");
     load.set_measuring(true);
     tracing::debug!("measuring");
     let start = Instant::now();
@@ -162,23 +227,32 @@ pub fn measure(
     load.set_measuring(false);
     let elapsed = start.elapsed();
     let cost = Sample::take().since(&host_before);
+    let machine = machine::Sample::take(counters).since(&machine_before);
+    mark("drain");
     let after = fleet.stats();
     watch.sample_heat();
     let (heat, gave_up) = (watch.heat, !load.is_alive());
     bar.set_prefix("drain");
-    let (tally, sent) = load.finish();
+    let mut served = load.finish();
+    let mut tally = Tally::default();
+    served.iter().for_each(|s| tally.merge(&s.tally));
+    let error = served.iter_mut().find_map(|s| s.tally.error.take());
     bar.finish_and_clear();
     let end = fleet.stats();
     Ok(Measured {
         elapsed,
         sticks: sticks(&before, &after, &heat),
-        sent,
+        sent: served.iter().map(|s| s.sent).sum(),
+        served,
+        error,
         fleet_completed: end.completed.saturating_sub(earlier.completed),
         retried: after.retried.saturating_sub(before.retried),
+        retries_refused: after.retries_refused.saturating_sub(before.retries_refused),
         tally,
         windows,
         window,
         cost,
+        machine,
         interrupted: interrupt.is_pressed(),
         gave_up,
     })
@@ -189,6 +263,7 @@ struct Watch<'a> {
     fleet: &'a Fleet,
     load: &'a Load,
     interrupt: &'a Interrupt,
+    timeline: Option<&'a Timeline>,
     heat: BTreeMap<StickId, (Option<Heat>, Option<u8>)>,
     asked: Instant,
 }
@@ -199,6 +274,36 @@ impl Watch<'_> {
         // The channel wakes at once on Ctrl-C; whether it was pressed is asked of the counter.
         let _ = self.interrupt.channel().recv_timeout(at_most.min(TICK));
         !self.interrupt.is_pressed() && self.load.is_alive()
+    }
+
+    /// Waits until no depth has changed for as many answers as its controller judges by, and tells for each stick the
+    /// sum over its graphs. Gives up after a while: a caller who is too slow for the sticks teaches the controller nothing.
+    fn depths_settle(&mut self) -> Vec<u32> {
+        let depths = |stats: &FleetStats| -> Vec<Vec<u32>> {
+            let of = |s: &StickStats| s.sched.iter().flat_map(|s| &s.graphs).map(|g| g.depth).collect();
+            stats.sticks.iter().map(of).collect()
+        };
+        let counts = |stats: &FleetStats| -> Vec<u64> { stats.sticks.iter().map(|s| s.completed).collect() };
+        let begin = Instant::now();
+        let stats = self.fleet.stats();
+        let (mut known, mut since) = (depths(&stats), counts(&stats));
+        while begin.elapsed() < SETTLE_WITHIN && self.goes_on(TICK) {
+            self.heat_is_due();
+            let stats = self.fleet.stats();
+            let now = depths(&stats);
+            if now != known {
+                (known, since) = (now, counts(&stats));
+            }
+            let graphs = |at: usize| known[at].len().max(1) as u64;
+            let done =
+                counts(&stats).iter().zip(&since).enumerate().all(|(at, (now, then))| {
+                    known[at].is_empty() || now - then >= SETTLED_AFTER * graphs(at)
+                });
+            if done {
+                break;
+            }
+        }
+        known.iter().map(|graphs| graphs.iter().sum()).collect()
     }
 
     fn heat_is_due(&mut self) {
@@ -212,8 +317,11 @@ impl Watch<'_> {
         // A silent sensor is no reason to end a benchmark; it shows as null.
         let _: Result<(), Error> = self.fleet.refresh_telemetry(THERMAL_TIMEOUT);
         for stick in self.fleet.stats().sticks {
-            let (heat, level) = self.heat.entry(stick.id).or_default();
+            let (heat, level) = self.heat.entry(stick.id.clone()).or_default();
             if let Some(t) = stick.temperature_c {
+                if let Some(timeline) = self.timeline {
+                    timeline.heat(&stick.id, t, stick.throttle_level);
+                }
                 let h = heat.get_or_insert(Heat { min: t, max: t, sum: 0.0, count: 0 });
                 *h = Heat {
                     min: h.min.min(t),
@@ -247,6 +355,12 @@ fn sticks(
                     stats.host_pool.hits.saturating_sub(earlier.map_or(0, |s| s.host_pool.hits)),
                     stats.host_pool.misses.saturating_sub(earlier.map_or(0, |s| s.host_pool.misses)),
                 ),
+                cache: {
+                    let counts =
+                        |s: &StickStats| s.sched.as_ref().map_or((0, 0), |s| (s.cache.hits, s.cache.misses));
+                    let (now, before) = (counts(stats), earlier.map_or((0, 0), counts));
+                    (now.0.saturating_sub(before.0), now.1.saturating_sub(before.1))
+                },
                 stats: stats.clone(),
                 heat,
                 throttle_level_max,

@@ -5,14 +5,21 @@
 //!                                                                               └─► diagnosis (one word, one sentence)
 //! ```
 
+pub mod batches;
 pub mod compare;
 pub mod diagnosis;
+pub mod energy;
 pub mod host;
+pub mod levels;
 pub mod load;
+pub mod machine;
 pub mod measure;
+pub mod network;
 pub mod report;
+pub mod session;
 pub mod soak;
 pub mod sweep;
+pub mod targets;
 pub mod text;
 
 #[cfg(test)]

@@ -2,24 +2,31 @@
 
 use std::time::Duration;
 
-use ncs2::blob::Blob;
 use ncs2::stats::{Latency, StageTimes};
 use ncs2_device::Timing;
 use serde::Serialize;
 
 use super::diagnosis::{Diagnosis, Signs};
+use super::energy::{self, Energy};
 use super::host::Cost;
+use super::load::Served;
 use super::load::StickTally;
+use super::machine::Machine;
 use super::measure::{Measured, StickRun, is_stable};
+use super::network::Network;
+use super::targets;
 use crate::open::Simulation;
 
 /// Peak of one stick's neural compute engine, TOPS (NCS2_FACTS section 1). A second source gives half of it for FP16.
 pub const PEAK_TOPS: f64 = 1.0;
 
+/// Place of `execute` among the stages.
+const EXECUTE: usize = 3;
+
 /// What was asked for.
 pub struct Context<'a> {
-    /// The network.
-    pub blob: &'a Blob,
+    /// The networks, at least one; the first one's name is the report's.
+    pub networks: &'a [Network],
     /// Virtual sticks.
     pub simulation: Option<&'a Simulation>,
     /// Whether they kept their pace.
@@ -28,6 +35,10 @@ pub struct Context<'a> {
     pub config: Config,
     /// `--target-tops`.
     pub target_tops: Option<f64>,
+    /// How transfers are waited for.
+    pub reactor: &'static str,
+    /// How tensors reach the sticks.
+    pub zero_copy: Option<&'static str>,
 }
 
 /// `config` of the document.
@@ -39,20 +50,39 @@ pub struct Config {
     pub warmup_s: f64,
     /// In flight on each graph of each stick.
     pub depth: u32,
+    /// `fixed`, or `auto`: the fleet found it, and `depth` is the largest in force at the end.
+    pub depth_mode: &'static str,
     /// Instances on each stick.
     pub graphs: u32,
     /// Elements of one inference.
     pub batch: u32,
+    /// Batches that the fleet may choose from.
+    pub batch_variants: Vec<u32>,
     /// Which stick gets the next request.
-    pub policy: &'static str,
+    pub policy: String,
     /// Order on the wire.
     pub ordering: &'static str,
     /// `--rate`.
     pub rate_fps: Option<f64>,
+    /// `--target-latency`.
+    pub target_latency_ms: Option<f64>,
+    /// How often an inference may move.
+    pub retries: u32,
+    /// CPUs of the driver's threads.
+    pub pin: Pinned,
     /// `random 0`, or files.
     pub input: String,
     /// How many sticks.
     pub sticks: usize,
+}
+
+/// `--pin` and what came of it.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Pinned {
+    /// As it was typed.
+    pub policy: String,
+    /// CPUs of the threads that talk to the kernel; empty where the kernel chooses.
+    pub reactor: Vec<usize>,
 }
 
 /// The document.
@@ -73,8 +103,10 @@ pub struct Report {
     pub lost: u64,
     pub duplicated: u64,
     pub retried: u64,
+    pub retries_refused: u64,
     pub mismatched: Option<u64>,
     pub fps: f64,
+    pub elements_per_s: f64,
     pub fps_windows: Vec<f64>,
     pub window_s: f64,
     pub stable: bool,
@@ -90,17 +122,21 @@ pub struct Report {
     pub scaling_efficiency: Option<f64>,
     pub link_ceiling_fps: Option<f64>,
     pub host: Host,
+    pub energy: Option<Energy>,
+    pub models: Vec<ModelReport>,
     pub devices: Vec<Device>,
-    pub cache: Option<()>,
+    pub cache: Option<Cache>,
     pub pool: Pool,
     pub io: Io,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub targets: Option<Vec<targets::Outcome>>,
     /// Fields that are estimates, by path.
     pub estimated: &'static [&'static str],
     pub diagnosis: &'static str,
     pub diagnosis_text: String,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Default, Serialize)]
 #[allow(missing_docs, reason = "see Report")]
 pub struct Model {
     pub name: String,
@@ -109,6 +145,28 @@ pub struct Model {
     pub ops_source: &'static str,
     pub macs: u64,
     pub macs_nce: u64,
+}
+
+/// One network of the run.
+#[derive(Clone, Debug, Serialize)]
+#[allow(missing_docs, reason = "see Report")]
+pub struct ModelReport {
+    pub name: String,
+    pub sha256: String,
+    pub batch: u32,
+    /// Of the requests in flight, or of the rate.
+    pub share: f64,
+    /// Of the answers.
+    pub share_completed: Option<f64>,
+    /// Of the time that inferences spent on the sticks.
+    pub share_execute: Option<f64>,
+    pub completed: u64,
+    pub failed: u64,
+    pub mismatched: Option<u64>,
+    pub fps: f64,
+    pub elements_per_s: f64,
+    pub tops: Option<f64>,
+    pub latency_ms: Millis,
 }
 
 #[derive(Clone, Debug, Serialize)]
@@ -156,6 +214,25 @@ pub struct Host {
     pub page_faults: u64,
     pub rss_bytes: u64,
     pub throttled: Option<bool>,
+    pub throttled_reason: Option<String>,
+    pub usb_interrupts: Option<u64>,
+    pub usb_interrupts_reason: Option<String>,
+    pub cache_misses_per_inference: Option<f64>,
+    pub cache_misses_reason: Option<String>,
+}
+
+/// Graph caches of all sticks: requests that found their graph while it was measured, and what lies there at the end.
+#[derive(Debug, PartialEq, Serialize)]
+#[allow(missing_docs, reason = "see Report")]
+pub struct Cache {
+    pub hits: u64,
+    pub misses: u64,
+    pub hit_rate: Option<f64>,
+    pub evictions: u64,
+    pub loads: u64,
+    pub graphs: u32,
+    pub used_bytes: u64,
+    pub memory_bytes: u64,
 }
 
 /// Host memory of all sticks: leases while it was measured, and the most that was held since open.
@@ -171,7 +248,7 @@ pub struct Pool {
 #[derive(Debug, Serialize)]
 #[allow(missing_docs, reason = "see Report")]
 pub struct Io {
-    pub reactor: Option<&'static str>,
+    pub reactor: &'static str,
     pub zero_copy: Option<&'static str>,
     pub out_bytes_per_s: f64,
     pub in_bytes_per_s: f64,
@@ -192,6 +269,12 @@ pub struct Device {
     pub temperature_c: Option<Temperature>,
     pub throttle_level_max: Option<u8>,
     pub resets: u32,
+    /// In force at the end, most of its graphs.
+    pub depth: Option<u32>,
+    /// Times that it rested because of heat since it was opened.
+    pub rests: Option<u32>,
+    /// On the stick, as it says itself.
+    pub used_memory_bytes: Option<u32>,
     pub failure: Option<String>,
 }
 
@@ -223,10 +306,17 @@ impl Report {
         let completed = measured.tally.completed();
         let per_second = |n: u64| if seconds > 0.0 { n as f64 / seconds } else { 0.0 };
         let fps = per_second(completed);
-        let macs = context.blob.macs();
         let reason = no_tops(context);
-        let tops_of = |macs: u64, fps: f64| reason.is_none().then_some(2.0 * macs as f64 * fps / 1e12);
-        let tops = tops_of(macs.model, fps);
+        let tops_of = |operations: f64| reason.is_none().then_some(operations / seconds.max(1e-9) / 1e12);
+        let models = models(context, measured, &tops_of);
+        // Two operations each, of every network's answers.
+        let operations = |macs: fn(&ncs2::blob::Macs) -> u64| {
+            let of = |n: &Network, s: &Served| 2.0 * macs(n.blob.macs()) as f64 * s.tally.completed() as f64;
+            context.networks.iter().zip(&measured.served).map(|(n, s)| of(n, s)).sum::<f64>()
+        };
+        let tops = tops_of(operations(|m| m.model));
+        // Which network a stick answered is not told apart: it has its part of the whole.
+        let tops_per_answer = if completed > 0 { tops.map(|t| t / completed as f64) } else { tops };
         let tops_peak = PEAK_TOPS * measured.sticks.len() as f64;
 
         let devices: Vec<Device> = measured
@@ -235,27 +325,22 @@ impl Report {
             .map(|stick| {
                 let none = StickTally::default();
                 let tally = measured.tally.sticks.get(&stick.stats.id).unwrap_or(&none);
-                let fps = per_second(tally.completed);
-                device(stick, tally, fps, tops_of(macs.model, fps), measured.elapsed)
+                let tops = tops_per_answer.map(|t| t * tally.completed as f64);
+                device(stick, tally, per_second(tally.completed), tops, measured.elapsed)
             })
             .collect();
         let best = devices.iter().map(|d| d.fps).fold(0.0, f64::max);
         let scaling_efficiency = (best > 0.0).then(|| fps / (best * devices.len() as f64));
-        let graph = context.blob.graph();
-        let link_ceiling_fps = link_ceiling(&measured.sticks, graph.input_bytes, graph.output_bytes);
+        let traffic = Traffic::of(context, measured);
+        let link_ceiling_fps = link_ceiling(&measured.sticks, &traffic);
+        let busy: Vec<f64> = devices.iter().map(|d| d.busy_ratio).collect();
+        let energy = if reason.is_none() { energy::estimate(&busy, fps) } else { None };
         let signs = signs(context, measured, &devices, link_ceiling_fps.map(|ceiling| fps / ceiling));
         let diagnosis = Diagnosis::of(&signs);
         Report {
             simulated: context.simulation.is_some(),
             profile: context.simulation.map(|s| s.profile.clone()),
-            model: Model {
-                name: context.blob.name().to_owned(),
-                sha256: context.blob.hash().to_string(),
-                ops_per_inference: 2 * macs.model,
-                ops_source: "blob",
-                macs: macs.model,
-                macs_nce: macs.ordered,
-            },
+            model: Model::of(context),
             engine: context.simulation.map(Simulation::engine_str),
             timing: context.simulation.map(Simulation::timing_str),
             paced: context.paced,
@@ -268,15 +353,17 @@ impl Report {
             lost: measured.sent.saturating_sub(measured.tally.total_answered + measured.tally.total_failed),
             duplicated: measured.fleet_completed.saturating_sub(measured.sent),
             retried: measured.retried,
+            retries_refused: measured.retries_refused,
             mismatched: context.checked().then_some(measured.tally.mismatched),
             fps: round(fps),
+            elements_per_s: round(models.iter().map(|m| m.elements_per_s).sum()),
             fps_windows: measured.windows.iter().copied().map(round).collect(),
             window_s: round(measured.window.as_secs_f64()),
             stable: is_stable(&measured.windows),
             latency_ms: Millis::of(&measured.tally.latency),
             stage_us: stages(&measured.tally.stages),
             tops: tops.map(round6),
-            tops_nce: tops_of(macs.ordered, fps).map(round6),
+            tops_nce: tops_of(operations(|m| m.ordered)).map(round6),
             tops_peak,
             percent_of_peak: tops.map(|t| round6(100.0 * t / tops_peak)),
             tops_reason: reason,
@@ -284,16 +371,19 @@ impl Report {
             target_ratio: tops.zip(context.target_tops).map(|(t, target)| round6(t / target)),
             scaling_efficiency: scaling_efficiency.map(round),
             link_ceiling_fps: link_ceiling_fps.map(round),
-            host: host(&measured.cost, completed, context.simulation.is_some()),
-            cache: None,
+            host: host(&measured.cost, &measured.machine, completed, context.simulation.is_some()),
+            energy,
+            models,
+            cache: cache(&measured.sticks),
             pool: pool(&measured.sticks),
             io: Io {
-                reactor: None,
-                zero_copy: None,
-                out_bytes_per_s: round(fps * graph.input_bytes as f64),
-                in_bytes_per_s: round(fps * graph.output_bytes as f64),
+                reactor: context.reactor,
+                zero_copy: context.zero_copy,
+                out_bytes_per_s: round(fps * traffic.out_bytes),
+                in_bytes_per_s: round(fps * traffic.in_bytes),
             },
-            estimated: &["stage_us.execute", "devices.busy_ratio", "link_ceiling_fps"],
+            targets: None,
+            estimated: &["stage_us.execute", "devices.busy_ratio", "link_ceiling_fps", "energy"],
             diagnosis: diagnosis.as_str(),
             diagnosis_text: diagnosis.sentence(&signs),
             devices,
@@ -305,6 +395,7 @@ impl Context<'_> {
     /// Only the `hash` engine gives the same bytes for the same input by definition.
     fn checked(&self) -> bool {
         self.simulation.is_some_and(|s| s.engine == ncs2_device::Engine::Hash)
+            && self.networks.iter().all(Network::is_checkable)
     }
 }
 
@@ -330,22 +421,94 @@ fn device(stick: &StickRun, tally: &StickTally, fps: f64, tops: Option<f64>, ela
         }),
         throttle_level_max: stick.throttle_level_max,
         resets: stick.resets,
+        depth: stick.depth_in_force(),
+        rests: stick.stats.sched.as_ref().map(|s| s.rests),
+        used_memory_bytes: stick.stats.used_memory_bytes,
         failure: stick.stats.failure.clone(),
+    }
+}
+
+impl Model {
+    fn of(context: &Context<'_>) -> Self {
+        let Some(network) = context.networks.first() else { return Model::default() };
+        let macs = network.blob.macs();
+        Model {
+            name: network.blob.name().to_owned(),
+            sha256: network.blob.hash().to_string(),
+            ops_per_inference: 2 * macs.model,
+            ops_source: "blob",
+            macs: macs.model,
+            macs_nce: macs.ordered,
+        }
+    }
+}
+
+fn models(
+    context: &Context<'_>,
+    measured: &Measured,
+    tops_of: &impl Fn(f64) -> Option<f64>,
+) -> Vec<ModelReport> {
+    let seconds = measured.elapsed.as_secs_f64();
+    let execute =
+        |s: &Served| s.tally.stages[EXECUTE].mean().as_secs_f64() * s.tally.stages[EXECUTE].count() as f64;
+    let all: u64 = measured.tally.completed();
+    let all_execute: f64 = measured.served.iter().map(execute).sum();
+    let model = |(network, served): (&Network, &Served)| {
+        let completed = served.tally.completed();
+        let fps = if seconds > 0.0 { completed as f64 / seconds } else { 0.0 };
+        ModelReport {
+            name: network.blob.name().to_owned(),
+            sha256: network.blob.hash().to_string(),
+            batch: network.batch(),
+            share: round6(network.share),
+            share_completed: (all > 0).then(|| round6(completed as f64 / all as f64)),
+            share_execute: (all_execute > 0.0).then(|| round6(execute(served) / all_execute)),
+            completed,
+            failed: served.tally.failed,
+            mismatched: (context.checked() && network.is_checkable()).then_some(served.tally.mismatched),
+            fps: round(fps),
+            elements_per_s: round(fps * f64::from(network.batch())),
+            tops: tops_of(2.0 * network.blob.macs().model as f64 * completed as f64).map(round6),
+            latency_ms: Millis::of(&served.tally.latency),
+        }
+    };
+    context.networks.iter().zip(&measured.served).map(model).collect()
+}
+
+/// Bytes of a mean inference.
+struct Traffic {
+    out_bytes: f64,
+    in_bytes: f64,
+}
+
+impl Traffic {
+    /// Weighted by what was answered; without an answer by what is sent.
+    fn of(context: &Context<'_>, measured: &Measured) -> Self {
+        let all = measured.tally.completed() as f64;
+        let weight = |(network, served): (&Network, &Served)| match all {
+            0.0 => network.share,
+            all => served.tally.completed() as f64 / all,
+        };
+        let sum = |bytes: fn(&ncs2::blob::Graph) -> usize| {
+            let pairs = context.networks.iter().zip(&measured.served);
+            pairs.map(|(n, s)| weight((n, s)) * bytes(n.blob.graph()) as f64).sum()
+        };
+        Traffic { out_bytes: sum(|g| g.input_bytes), in_bytes: sum(|g| g.output_bytes) }
     }
 }
 
 /// The most that the links could carry: NCS2_FACTS section 4 gives up to 350 MB/s in each direction after boot on
 /// USB 3 and up to 40 MB/s, both directions together, on USB 2. `None` where a stick's link speed is not known.
-fn link_ceiling(sticks: &[StickRun], input_bytes: usize, output_bytes: usize) -> Option<f64> {
+fn link_ceiling(sticks: &[StickRun], traffic: &Traffic) -> Option<f64> {
     const USB3_BYTES_PER_S: f64 = 350e6;
     const USB2_BYTES_PER_S: f64 = 40e6;
-    let (input, output) = (input_bytes as f64, output_bytes as f64);
+    let (out, input) = (traffic.out_bytes, traffic.in_bytes);
     sticks
         .iter()
         .map(|stick| match stick.stats.speed_mbps {
             0 => None,
-            480.. if stick.stats.speed_mbps >= 5000 => Some(USB3_BYTES_PER_S / input.max(output).max(1.0)),
-            _ => Some(USB2_BYTES_PER_S / (input + output).max(1.0)),
+            480.. if stick.stats.speed_mbps >= 5000 => Some(USB3_BYTES_PER_S / out.max(input).max(1.0)),
+            _ => Some(USB2_BYTES_PER_S / (out + input).max(1.0)),
         })
         .sum()
 }
@@ -356,12 +519,14 @@ fn signs(context: &Context<'_>, measured: &Measured, devices: &[Device], link_sh
         std::array::from_fn(|n| measured.tally.stages[n].mean().as_secs_f64());
     let on_stick = upload + execute + download;
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get) as f64;
+    let largest = context.networks.iter().map(|n| n.share).fold(f64::MIN_POSITIVE, f64::max);
+    let per_network = context.config.depth * context.config.graphs;
     let cpu = (measured.cost.cpu + measured.cost.virtual_cpu).as_secs_f64();
     Signs {
         throttle_level: devices.iter().filter_map(|d| d.throttle_level_max).max().unwrap_or(0),
         busy: devices.iter().map(|d| d.busy_ratio).sum::<f64>() / count,
         depth_mean: devices.iter().map(|d| d.depth_mean).sum::<f64>() / count,
-        depth: f64::from(context.config.depth * context.config.graphs),
+        depth: context.networks.iter().map(|n| n.share).sum::<f64>() / largest * f64::from(per_network),
         execute_share: if on_stick > 0.0 { execute / on_stick } else { 1.0 },
         cpu_share: cpu / (measured.elapsed.as_secs_f64().max(1e-9) * cores),
         link_share,
@@ -370,7 +535,8 @@ fn signs(context: &Context<'_>, measured: &Measured, devices: &[Device], link_sh
     }
 }
 
-fn host(cost: &Cost, completed: u64, simulated: bool) -> Host {
+fn host(cost: &Cost, machine: &Machine, completed: u64, simulated: bool) -> Host {
+    let reason = |told: &Result<u64, String>| told.as_ref().err().cloned();
     let per = |x: f64| (completed > 0).then(|| round(x / completed as f64));
     Host {
         cpu_us_per_inference: per(cost.cpu.as_secs_f64() * 1e6),
@@ -382,8 +548,42 @@ fn host(cost: &Cost, completed: u64, simulated: bool) -> Host {
         involuntary_switches: cost.involuntary,
         page_faults: cost.faults,
         rss_bytes: cost.rss_bytes,
-        throttled: None,
+        throttled: machine.throttles.as_ref().ok().map(|&n| n > 0),
+        throttled_reason: reason(&machine.throttles),
+        usb_interrupts: machine.usb_interrupts.as_ref().ok().copied(),
+        usb_interrupts_reason: reason(&machine.usb_interrupts),
+        cache_misses_per_inference: machine.cache_misses.as_ref().ok().and_then(|&n| per(n as f64)),
+        cache_misses_reason: reason(&machine.cache_misses),
     }
+}
+
+/// `None` where no stick was ever open.
+fn cache(sticks: &[StickRun]) -> Option<Cache> {
+    let mut cache = Cache {
+        hits: 0,
+        misses: 0,
+        hit_rate: None,
+        evictions: 0,
+        loads: 0,
+        graphs: 0,
+        used_bytes: 0,
+        memory_bytes: 0,
+    };
+    let mut known = false;
+    for stick in sticks {
+        let Some(sched) = &stick.stats.sched else { continue };
+        known = true;
+        cache.hits += stick.cache.0;
+        cache.misses += stick.cache.1;
+        cache.evictions += sched.cache.evictions;
+        cache.loads += sched.cache.loads;
+        cache.graphs += sched.cache.graphs;
+        cache.used_bytes += sched.cache.used_bytes;
+        cache.memory_bytes += sched.cache.memory_bytes;
+    }
+    let tried = cache.hits + cache.misses;
+    cache.hit_rate = (tried > 0).then(|| cache.hits as f64 / tried as f64);
+    known.then_some(cache)
 }
 
 fn pool(sticks: &[StickRun]) -> Pool {

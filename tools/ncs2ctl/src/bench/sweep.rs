@@ -17,12 +17,16 @@ pub struct Sweep {
     pub points: Vec<Point>,
 }
 
-/// One depth.
+/// One measurement of several, in short.
 #[derive(Clone, Debug, Serialize)]
 #[allow(missing_docs, reason = "the names are those of the report")]
 pub struct Point {
     pub depth: u32,
+    pub graphs: u32,
+    pub batch: u32,
+    pub ordering: &'static str,
     pub fps: f64,
+    pub elements_per_s: f64,
     pub stable: bool,
     pub latency_ms: Millis,
     pub tops: Option<f64>,
@@ -39,7 +43,11 @@ impl Point {
     pub fn of(report: &Report) -> Self {
         Point {
             depth: report.config.depth,
+            graphs: report.config.graphs,
+            batch: report.config.batch,
+            ordering: report.config.ordering,
             fps: report.fps,
+            elements_per_s: report.elements_per_s,
             stable: report.stable,
             latency_ms: report.latency_ms.clone(),
             tops: report.tops,
@@ -50,6 +58,11 @@ impl Point {
             mismatched: report.mismatched,
             diagnosis: report.diagnosis,
         }
+    }
+
+    /// Answers that were wrong or did not come.
+    pub fn wrong(&self) -> u64 {
+        self.failed + self.lost + self.duplicated + self.mismatched.unwrap_or(0)
     }
 }
 

@@ -13,9 +13,11 @@ use ncs2_device::{Engine, Timing};
 use serde_json::{Value, json};
 
 use super::host::Cost;
-use super::load::{Load, Plan, StickTally, Tally};
+use super::load::{Load, Plan, Served, StickTally, Tally};
+use super::machine::Machine;
 use super::measure::{Heat, Measured, StickRun};
-use super::report::{Config, Context, Report};
+use super::network::{Network, Source};
+use super::report::{Config, Context, Pinned, Report};
 use super::text;
 use crate::cli::Cli;
 use crate::open::{Simulation, Sticks};
@@ -47,12 +49,14 @@ fn stick(n: usize, speed_mbps: u32) -> StickRun {
             resets: 0,
             latency: Latency::new(),
             host_pool: PoolStats { high_water_bytes: 1 << 20, ..PoolStats::default() },
+            sched: None,
         },
         busy: Duration::from_millis(9900),
         depth_time: Duration::from_secs(39),
         failed: 0,
         resets: 0,
         pool: (300, 100),
+        cache: (400, 0),
         heat: Some(Heat { min: 40.0, max: 42.0, sum: 123.0, count: 3 }),
         throttle_level_max: Some(0),
     }
@@ -70,16 +74,22 @@ fn measured(speed_mbps: u32) -> Measured {
         sticks.insert(StickId::sim(n), StickTally { completed: count, latency });
     }
     tally.sticks = sticks;
+    let mut served = Tally::default();
+    served.merge(&tally);
     Measured {
         elapsed: Duration::from_secs(10),
         sticks: vec![stick(0, speed_mbps), stick(1, speed_mbps)],
+        served: vec![Served { tally: served, sent: 1903 }],
         tally,
         sent: 1903,
+        error: None,
         fleet_completed: 1904,
         retried: 5,
+        retries_refused: 0,
         windows: vec![180.0, 181.0, 179.0],
         window: Duration::from_secs(1),
         cost: Cost { cpu: Duration::from_millis(180), threads: 9, switches: 3600, ..Cost::default() },
+        machine: Machine { throttles: Ok(0), cache_misses: Ok(3600), ..Machine::default() },
         interrupted: false,
         gave_up: false,
     }
@@ -90,20 +100,27 @@ fn simulation(timing: Timing) -> Simulation {
 }
 
 fn report(measured: &Measured, simulation: Option<&Simulation>, paced: Option<bool>) -> Report {
-    let blob = blob();
+    let networks = [Network::new(blob(), &Source::random(0), 1.0).expect("inputs")];
     let config = Config {
         duration_s: 10.0,
         warmup_s: 1.0,
         depth: 4,
+        depth_mode: "fixed",
         graphs: 1,
         batch: 1,
-        policy: "round-robin",
+        batch_variants: vec![1],
+        policy: "round-robin".into(),
         ordering: "vendor",
         rate_fps: None,
+        target_latency_ms: None,
+        retries: 2,
+        pin: Pinned { policy: "none".into(), reactor: Vec::new() },
         input: "random 0".into(),
         sticks: 2,
     };
-    Report::new(&Context { blob: &blob, simulation, paced, config, target_tops: Some(0.5) }, measured)
+    let (target_tops, reactor, zero_copy) = (Some(0.5), "io_uring", Some("in-process"));
+    let context = Context { networks: &networks, simulation, paced, config, target_tops, reactor, zero_copy };
+    Report::new(&context, measured)
 }
 
 fn document(report: &Report) -> Value {
@@ -127,6 +144,18 @@ fn figures_follow_from_the_counts() {
     assert_eq!(d["latency_ms"]["p99"].as_f64().map(f64::round), Some(20.0));
     assert_eq!(d["host"]["cpu_us_per_inference"], 100.0);
     assert_eq!(d["host"]["context_switches_per_inference"], 2.0);
+    assert_eq!(d["host"]["cache_misses_per_inference"], 2.0);
+    assert_eq!((&d["host"]["throttled"], &d["host"]["usb_interrupts"]), (&json!(false), &Value::Null));
+    assert_eq!(d["host"]["usb_interrupts_reason"], "not measured");
+    assert_eq!(d["io"]["zero_copy"], "in-process");
+    assert_eq!(
+        (&d["models"][0]["completed"], &d["models"][0]["share_completed"]),
+        (&json!(1800), &json!(1.0))
+    );
+    assert_eq!(d["models"][0]["tops"], d["tops"]);
+    // Two sticks, busy 99 % of the time, at 1.66 to 2.21 W; 180 inferences a second.
+    assert_eq!(d["energy"]["estimated"], true);
+    assert_eq!(d["energy"]["joules_per_inference"], json!({"low": 0.018393, "high": 0.024443}));
     assert_eq!(d["devices"][1]["completed"], 800);
     assert_eq!(d["devices"][0]["temperature_c"], json!({"min": 40.0, "mean": 41.0, "max": 42.0}));
     assert_eq!(d["devices"][0]["depth_mean"], 3.9);
@@ -202,6 +231,7 @@ fn an_empty_run_divides_by_nothing() {
     let sim = simulation(Timing::Model);
     let mut nothing = measured(0);
     nothing.tally = Tally::default();
+    nothing.served = vec![Served::default()];
     nothing.elapsed = Duration::ZERO;
     nothing.windows = Vec::new();
     let report = report(&nothing, Some(&sim), Some(true));
@@ -233,14 +263,20 @@ fn an_answer_that_is_not_the_reference_is_counted() {
         ([first.clone(), first.clone()], 0.5),
     ] {
         let graph = opened.fleet.load(&blob, LoadOptions::default()).expect("it fits");
-        let plan =
-            Plan { inputs: inputs.clone(), references: Some(references.to_vec()), in_flight: 3, rate: None };
-        let load = Load::start(graph, plan).expect("threads");
+        let plan = Plan {
+            inputs: inputs.clone(),
+            references: Some(references.to_vec()),
+            in_flight: 3,
+            batch: 1,
+            rate: None,
+        };
+        let load = Load::start(vec![(graph, plan)], None).expect("threads");
         load.set_measuring(true);
         while load.completed() < 100 {
             std::thread::yield_now();
         }
-        let (tally, sent) = load.finish();
+        let mut served = load.finish();
+        let Served { tally, sent } = served.remove(0);
         let (completed, mismatched) = (tally.completed() as f64, tally.mismatched as f64);
         assert_eq!(sent, tally.total_answered);
         assert!((mismatched - wrong * completed).abs() <= 2.0 * (wrong * (1.0 - wrong)), "{tally:?}");

@@ -1,5 +1,6 @@
 //! The report as people read it.
 
+use super::energy::Span;
 use super::report::{Device, Millis, Report};
 use crate::open::Simulation;
 use crate::output::{Output, Style, bytes, grouped, three_digits, time, wrap};
@@ -11,7 +12,8 @@ pub fn report(output: &Output, report: &Report, simulation: Option<&Simulation>)
         1 => "1 stick".to_owned(),
         n => format!("{n} sticks"),
     };
-    let mut text = format!("{} on {sticks}", output.paint(Style::Bold, &report.model.name));
+    let names: Vec<&str> = report.models.iter().map(|m| m.name.as_str()).collect();
+    let mut text = format!("{} on {sticks}", output.paint(Style::Bold, names.join(", ")));
     if let Some(simulation) = simulation {
         text.push_str(&format!(", {}", output.paint(Style::Warn, simulation.describe())));
     }
@@ -31,19 +33,32 @@ pub fn report(output: &Output, report: &Report, simulation: Option<&Simulation>)
     );
     let config = &report.config;
     let mut settings = format!(
-        "{} after {} warm-up, depth {}, {} graph{} a stick, batch {}, {}, {} order, input {}",
+        "{} after {} warm-up, depth {}{}, {} graph{} a stick, batch {}, {}, {} order, input {}",
         seconds(report.seconds),
         seconds(config.warmup_s),
         config.depth,
+        if config.depth_mode == "auto" { " (found)" } else { "" },
         config.graphs,
         if config.graphs == 1 { "" } else { "s" },
-        config.batch,
+        config.batch_variants.iter().map(u32::to_string).collect::<Vec<_>>().join(" or "),
         config.policy,
         config.ordering,
         crate::failure::one_line(&config.input),
     );
     if let Some(rate) = config.rate_fps {
         settings.push_str(&format!(", sent at {rate} fps"));
+    }
+    if let Some(ms) = config.target_latency_ms {
+        settings.push_str(&format!(", target latency {ms} ms"));
+    }
+    if config.pin.policy != "none" {
+        settings.push_str(&match &*config.pin.reactor {
+            [] => ", threads not pinned (two cores or fewer)".to_owned(),
+            cpus => format!(
+                ", threads on CPU {}",
+                cpus.iter().map(usize::to_string).collect::<Vec<_>>().join(",")
+            ),
+        });
     }
     line("settings", settings);
     let stable = if report.stable {
@@ -53,7 +68,11 @@ pub fn report(output: &Output, report: &Report, simulation: Option<&Simulation>)
     } else {
         output.paint(Style::Warn, "not stable: the last three windows are not within 10 %")
     };
-    line("speed", format!("{} fps, {stable}", output.paint(Style::Bold, format!("{:.1}", report.fps))));
+    let mut speed = format!("{} fps", output.paint(Style::Bold, format!("{:.1}", report.fps)));
+    if report.models.iter().any(|m| m.batch > 1) {
+        speed.push_str(&format!(", {:.1} elements/s", report.elements_per_s));
+    }
+    line("speed", format!("{speed}, {stable}"));
     line("latency", latency(output, &report.latency_ms));
     let s = &report.stage_us;
     let stage = |name: &str, us: f64| format!("{name} {}", micros(output, us));
@@ -83,7 +102,23 @@ pub fn report(output: &Output, report: &Report, simulation: Option<&Simulation>)
         line("link", format!("{:.0} fps is the most that it could carry (estimate)", ceiling));
     }
     line("host", host(output, report));
+    line("io", io(report));
+    if let Some(energy) = &report.energy {
+        let Span { low, high } = energy.joules_per_inference;
+        line(
+            "energy",
+            format!(
+                "{} to {} J an inference (estimate from published power; the sticks have no sensor)",
+                three_digits(low),
+                three_digits(high)
+            ),
+        );
+    }
     text.push('\n');
+    if report.models.len() > 1 {
+        text.push_str(&models(output, report));
+        text.push('\n');
+    }
     text.push_str(&devices(output, report));
     text.push('\n');
     let verdict = format!("{}: {}", report.diagnosis, report.diagnosis_text);
@@ -156,10 +191,63 @@ fn host(output: &Output, report: &Report) -> String {
         host.threads,
         bytes(host.rss_bytes)
     );
+    if host.throttled == Some(true) {
+        text.push_str(&format!(", {}", output.paint(Style::Warn, "slowed itself down by heat")));
+    }
+    if let Some(misses) = host.cache_misses_per_inference {
+        text.push_str(&format!(", {misses:.0} cache misses"));
+    }
     if let Some(cpu) = host.virtual_sticks_cpu_us_per_inference.filter(|&cpu| cpu > 0.0) {
         text.push_str(&format!(" (virtual sticks beside it: {} CPU)", micros(output, cpu)));
     }
     text
+}
+
+fn io(report: &Report) -> String {
+    let memory = match report.io.zero_copy {
+        Some("mapped") => ", zero copy (mapped from the kernel)",
+        Some("copied") => ", tensors copied by the kernel",
+        Some("in-process") => ", no bus: virtual sticks of this process",
+        Some(_) => ", some tensors mapped, some copied",
+        None => "",
+    };
+    let mut text = format!(
+        "{}{memory}, {} out and {} in a second",
+        report.io.reactor,
+        bytes(report.io.out_bytes_per_s as u64),
+        bytes(report.io.in_bytes_per_s as u64)
+    );
+    if let Some(rate) = report.pool.hit_rate {
+        text.push_str(&format!(", {:.1} % of buffers reused", 100.0 * rate));
+    }
+    if let Some(rate) = report.cache.as_ref().and_then(|c| c.hit_rate) {
+        text.push_str(&format!(", {:.1} % found their graph on the stick", 100.0 * rate));
+    }
+    text
+}
+
+fn models(output: &Output, report: &Report) -> String {
+    let headings =
+        ["network", "batch", "share", "answers", "time", "fps", "TOPS", "done", "failed", "p50", "p99"];
+    let mut table = output.table(&headings, &["network"]);
+    let percent =
+        |share: Option<f64>| share.map_or_else(|| "-".to_owned(), |s| format!("{:.1} %", 100.0 * s));
+    for m in &report.models {
+        table.add_row([
+            m.name.clone(),
+            m.batch.to_string(),
+            percent(Some(m.share)),
+            percent(m.share_completed),
+            percent(m.share_execute),
+            format!("{:.1}", m.fps),
+            m.tops.map_or_else(|| "-".to_owned(), three_digits),
+            m.completed.to_string(),
+            m.failed.to_string(),
+            micros(output, 1e3 * m.latency_ms.p50),
+            micros(output, 1e3 * m.latency_ms.p99),
+        ]);
+    }
+    output.lines(&table)
 }
 
 fn devices(output: &Output, report: &Report) -> String {

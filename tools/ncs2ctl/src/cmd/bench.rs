@@ -1,30 +1,30 @@
 //! `ncs2ctl bench`
 
 use std::fs;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use ncs2::Graph;
-use ncs2::blob::Blob;
-use ncs2::runtime::{FleetConfig, LoadOptions, StickState};
-use ncs2_device::Engine;
 use serde::Serialize;
 
+use crate::bench::batches::{self, Batches};
 use crate::bench::compare::{self, Comparison};
-use crate::bench::load::Plan;
-use crate::bench::measure::{Measured, Times, measure};
-use crate::bench::report::{Config, Context, Report};
+use crate::bench::levels::{self, Level, Setting};
+use crate::bench::measure::Times;
+use crate::bench::network::{self, Network, Source};
+use crate::bench::report::Report;
+use crate::bench::session::{Command, Run, Session};
 use crate::bench::soak::{self, Soak, Stretch};
 use crate::bench::sweep::{self, Point, Sweep};
+use crate::bench::targets::{self, Targets};
 use crate::bench::text;
-use crate::cli::{BenchArgs, Depth, Global};
+use crate::cli::{Batch, BenchArgs, Depth, Global, OrderingArg};
 use crate::failure::{Failure, Outcome, Result};
 use crate::interrupt::Interrupt;
-use crate::open::{Opened, Sticks};
+use crate::open::Simulation;
 use crate::output::{Output, wrap};
-use crate::tensor::input::{self, Element};
 
-/// Different inputs that take turns, so that an answer given to the wrong request shows.
-const RANDOM_INPUTS: usize = 8;
+/// Graphs on each stick that `--levels` tries where the user names no number.
+const LEVELS_GRAPHS: u32 = 4;
 
 /// The document: a report, and what was asked for beside it.
 #[derive(Serialize)]
@@ -34,92 +34,257 @@ struct Body<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     sweep: Option<&'a Sweep>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    levels: Option<&'a [Level]>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    batches: Option<&'a Batches>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     soak: Option<&'a Soak>,
     #[serde(skip_serializing_if = "Option::is_none")]
     compare: Option<&'a Comparison>,
 }
 
-/// A measurement and its report.
-struct Run {
-    measured: Measured,
-    report: Report,
+/// What a mode gave.
+struct Done {
+    run: Run,
+    simulation: Option<Simulation>,
+    sweep: Option<Sweep>,
+    levels: Option<Vec<Level>>,
+    batches: Option<Batches>,
+    soak: Option<Soak>,
+    /// Wrong or missing answers of all measurements.
+    wrong: u64,
+    /// From closing the sticks.
+    closed: Result,
 }
 
-/// What all measurements of this run share.
-struct Bench<'a> {
-    args: &'a BenchArgs,
-    output: &'a Output,
-    opened: &'a Opened,
-    interrupt: &'a Interrupt,
-    blob: &'a Blob,
-    inputs: Vec<Element>,
-    references: Option<Vec<Vec<u8>>>,
-}
-
-/// Measures; exit 1 when an answer was wrong or missing, or the speed is below `--min-fps`.
-pub fn bench(global: &Global, output: &Output, args: &BenchArgs) -> Result<Outcome> {
-    if let Some(flag) = args.later.first() {
-        return Err(Failure::not_built(flag));
+impl Done {
+    fn of(run: Run, session: Session<'_>) -> Self {
+        let simulation = session.simulation().cloned();
+        let (sweep, levels, batches, soak, wrong) = (None, None, None, None, Point::of(&run.report).wrong());
+        Done { run, simulation, sweep, levels, batches, soak, wrong, closed: session.close() }
     }
-    let [path] = &*args.blobs else { return Err(Failure::not_built("bench of several networks at once")) };
-    let depths = match args.depth {
-        Depth::Auto => vec![LoadOptions::default().depth],
-        Depth::Fixed(depth) => vec![depth],
-        Depth::Range(from, to) => (from..=to).collect(),
+}
+
+/// Measures; exit 1 when an answer was wrong or missing, a budget was missed, or the speed is below `--min-fps`.
+pub fn bench(global: &Global, output: &Output, args: &BenchArgs) -> Result<Outcome> {
+    refuse_what_does_not_go_together(args)?;
+    let saved =
+        args.compare.as_deref().map(|path| Ok::<_, Failure>((path, compare::read(path)?))).transpose()?;
+    let networks = match args.batch {
+        Some(Batch::Fixed(batch)) => vec![one_variant(args, batch)?],
+        Some(Batch::Auto) => vec![all_variants(args)?],
+        _ => network::open(args)?,
     };
-    if args.soak && depths.len() > 1 {
+    let targets = args
+        .targets
+        .as_deref()
+        .map(|path| targets::read(path, networks.iter().map(|n| n.blob.name())))
+        .transpose()?;
+    let interrupt = Interrupt::install()?;
+    let command = Command { global, args, output, interrupt: &interrupt };
+    let done = if args.levels {
+        run_levels(command, &networks)?
+    } else if !args.batch_sizes.is_empty() {
+        run_batches(command, &networks)?
+    } else if args.soak {
+        run_soak(command, &networks)?
+    } else {
+        run_sweep(command, &networks)?
+    };
+    finish(command, done, targets.as_ref(), saved)
+}
+
+fn refuse_what_does_not_go_together(args: &BenchArgs) -> Result {
+    let ranges = [
+        (args.soak, "--soak"),
+        (args.levels, "--levels"),
+        (!args.batch_sizes.is_empty(), "--batch-sizes"),
+        (args.trace_out.is_some(), "--trace-out"),
+    ];
+    let is_range = matches!(args.depth, Depth::Range(from, to) if from < to);
+    if let Some((_, flag)) = ranges.into_iter().find(|(given, _)| *given && is_range) {
         return Err(Failure::usage(
-            "--soak: expected one --depth beside it, found a range",
+            format!("{flag}: expected one --depth beside it, found a range"),
             "choose a depth",
         ));
     }
-    let blob = Blob::open(path)?;
-    let inputs = if args.input.is_empty() {
-        input::random(blob.graph(), args.random, RANDOM_INPUTS)
-    } else {
-        input::from_files(blob.graph(), &args.input, &args.image)?
-    };
-    let saved =
-        args.compare.as_deref().map(|path| Ok::<_, Failure>((path, compare::read(path)?))).transpose()?;
+    let batches = args.batch.is_some() || !args.batch_sizes.is_empty();
+    if batches && args.blobs.len() > 1 {
+        return Err(Failure::usage(
+            format!("--batch: expected one network, found {}", args.blobs.len()),
+            "name one; its variants are looked for beside it",
+        ));
+    }
+    if args.target_latency.is_some() && args.depth != Depth::Auto {
+        return Err(Failure::usage(
+            "--target-latency: expected --depth auto beside it, found a depth",
+            "leave --depth out: the fleet finds the depth that keeps the latency",
+        ));
+    }
+    Ok(())
+}
 
-    let interrupt = Interrupt::install()?;
-    let sticks = Sticks::find(global, Engine::Hash)?;
-    let fleet_config =
-        FleetConfig { ordering: args.ordering.to_library(), retries: args.retries, ..FleetConfig::default() };
-    let spinner = output.spinner("opening");
-    let opened = sticks.open(fleet_config)?;
-    spinner.finish_and_clear();
-    let references = match &opened.simulation {
-        Some(s) if s.engine == Engine::Hash => Some(references(&blob, &inputs)),
-        _ => None,
+fn one_variant(args: &BenchArgs, batch: u32) -> Result<Network> {
+    Network::new(network::variant(only(args)?, batch)?, &Source::of(args), 1.0)
+}
+
+fn all_variants(args: &BenchArgs) -> Result<Network> {
+    let mut blobs = network::variants(only(args)?)?;
+    let smallest = blobs.remove(0);
+    let mut network = Network::new(smallest, &Source::of(args), 1.0)?;
+    network.larger = blobs;
+    Ok(network)
+}
+
+fn only(args: &BenchArgs) -> Result<&Path> {
+    let first = args.blobs.first().map(PathBuf::as_path);
+    first.ok_or_else(|| Failure::usage("expected a blob, found none", "name one"))
+}
+
+fn times(args: &BenchArgs) -> Times {
+    Times { warmup: args.warmup, duration: args.duration }
+}
+
+/// Every depth; the knee's run, and the table when there are several.
+fn run_sweep(command: Command<'_>, networks: &[Network]) -> Result<Done> {
+    let args = command.args;
+    let asked = Setting::of(args);
+    let settings: Vec<Setting> = match args.depth {
+        Depth::Range(from, to) => (from..=to).map(|depth| Setting { depth, ..asked }).collect(),
+        _ => vec![asked],
     };
-    let bench =
-        Bench { args, output, opened: &opened, interrupt: &interrupt, blob: &blob, inputs, references };
-    let (run, sweep, soak) = if args.soak {
-        let (run, soak) = bench.soak(depths[0])?;
-        (run, None, soak)
-    } else {
-        let (run, sweep) = bench.sweep(&depths)?;
-        (run, sweep, None)
-    };
-    drop(bench);
-    let simulation = opened.simulation.clone();
-    let closed = opened.close();
-    let Run { measured, report } = run;
+    let session = Session::open(command, args.ordering)?;
+    let timeline = session.timeline()?;
+    let mut runs: Vec<Run> = Vec::with_capacity(settings.len());
+    for &setting in &settings {
+        let graphs = session.load(networks, setting)?;
+        runs.push(session.measure(networks, graphs, setting, times(args), timeline.as_ref())?);
+        if runs.last().is_some_and(Run::is_over) {
+            break;
+        }
+    }
+    let points: Vec<Point> = runs.iter().map(|run| Point::of(&run.report)).collect();
+    let wrong = points.iter().map(Point::wrong).sum();
+    let speeds: Vec<f64> = points.iter().map(|p| p.fps).collect();
+    let at = sweep::knee(&speeds).unwrap_or(0);
+    let table = (settings.len() > 1).then(|| Sweep { knee_depth: points[at].depth, points });
+    let run = runs.swap_remove(at);
+    if let Some(timeline) = timeline {
+        session.finish_timeline(timeline, networks, &run)?;
+    }
+    Ok(Done { sweep: table, wrong, ..Done::of(run, session) })
+}
+
+/// Stretch after stretch until the temperature is level; the last one's run.
+fn run_soak(command: Command<'_>, networks: &[Network]) -> Result<Done> {
+    let args = command.args;
+    let session = Session::open(command, args.ordering)?;
+    let setting = Setting::of(args);
+    let graphs = session.load(networks, setting)?;
+    let (mut stretches, mut wrong) = (Vec::new(), Vec::new());
+    loop {
+        let warmup = if stretches.is_empty() { args.warmup } else { Duration::ZERO };
+        let times = Times { warmup, ..times(args) };
+        let mut run = session.measure(networks, graphs.clone(), setting, times, None)?;
+        stretches.push(Stretch::of(&run.report));
+        let r = &run.report;
+        wrong.push((r.failed, r.lost, r.duplicated, r.mismatched));
+        if soak::is_level(&stretches) || run.is_over() {
+            // An error of an earlier stretch must not be forgotten with its report.
+            run.report.failed = wrong.iter().map(|w| w.0).sum();
+            run.report.lost = wrong.iter().map(|w| w.1).sum();
+            run.report.duplicated = wrong.iter().map(|w| w.2).sum();
+            run.report.mismatched = run.report.mismatched.map(|_| wrong.iter().filter_map(|w| w.3).sum());
+            return Ok(Done { soak: Soak::of(&stretches), ..Done::of(run, session) });
+        }
+    }
+}
+
+/// The baseline, each lever alone, all together. Each opens the sticks anew: a stick that is warm from the level
+/// before would not be the same stick.
+fn run_levels(command: Command<'_>, networks: &[Network]) -> Result<Done> {
+    let args = command.args;
+    let graphs = if args.graphs > 1 { args.graphs } else { LEVELS_GRAPHS };
+    let best = Setting { graphs, ordering: OrderingArg::Pipelined, ..Setting::of(args) };
+    let (mut rows, mut last, mut baseline) = (Vec::new(), None, 0.0);
+    for (name, setting) in levels::levels(best) {
+        let session = Session::open(command, setting.ordering)?;
+        let run = session.run(networks, setting, times(args))?;
+        if rows.is_empty() {
+            baseline = run.report.fps;
+        }
+        let cpu = run.report.host.cpu_us_per_inference;
+        rows.push(Level::of(name, Point::of(&run.report), cpu, baseline));
+        let (over, done) = (run.is_over(), Done::of(run, session));
+        let failed = done.closed.is_err();
+        last = Some(done);
+        if over || failed {
+            break;
+        }
+    }
+    let wrong = rows.iter().map(|row| row.point.wrong()).sum();
+    let done = last.ok_or_else(|| Failure::usage("--levels: nothing was measured", "run it again"))?;
+    Ok(Done { levels: Some(rows), wrong, ..done })
+}
+
+/// Every variant; the best one's run.
+fn run_batches(command: Command<'_>, networks: &[Network]) -> Result<Done> {
+    let args = command.args;
+    network::single(networks, "--batch-sizes")?;
+    let mut sizes = args.batch_sizes.clone();
+    sizes.sort_unstable();
+    sizes.dedup();
+    let source = Source::of(args);
+    let variants = sizes
+        .iter()
+        .map(|&n| Ok([Network::new(network::variant(only(args)?, n)?, &source, 1.0)?]))
+        .collect::<Result<Vec<[Network; 1]>>>()?;
+    let session = Session::open(command, args.ordering)?;
+    let mut runs: Vec<Run> = Vec::with_capacity(variants.len());
+    for variant in &variants {
+        runs.push(session.run(variant, Setting::of(args), times(args))?);
+        if runs.last().is_some_and(Run::is_over) {
+            break;
+        }
+    }
+    let points: Vec<Point> = runs.iter().map(|run| Point::of(&run.report)).collect();
+    let wrong = points.iter().map(Point::wrong).sum();
+    let speeds: Vec<f64> = points.iter().map(|p| p.elements_per_s).collect();
+    let at = batches::best(&speeds).unwrap_or(0);
+    let batches = Batches { best_batch: points[at].batch, points };
+    Ok(Done { batches: Some(batches), wrong, ..Done::of(runs.swap_remove(at), session) })
+}
+
+/// Says what came out.
+fn finish(
+    command: Command<'_>,
+    done: Done,
+    targets: Option<&Targets>,
+    saved: Option<(&Path, serde_json::Value)>,
+) -> Result<Outcome> {
+    let Command { args, output, .. } = command;
+    let Done { run: Run { mut measured, mut report }, simulation, .. } = done;
     if measured.tally.completed() == 0
         && !measured.interrupted
-        && let Some(error) = measured.tally.error
+        && let Some(error) = measured.error.take()
     {
         return Err(error.into());
     }
-    closed?;
+    done.closed?;
+    report.targets = targets.map(|targets| targets.judge(&report));
 
     let compared = saved.as_ref().map(|(path, saved)| {
         let now = serde_json::to_value(&report).unwrap_or_default();
         compare::compare(path, saved, &report, &now)
     });
-    let body =
-        Body { report: &report, sweep: sweep.as_ref(), soak: soak.as_ref(), compare: compared.as_ref() };
+    let body = Body {
+        report: &report,
+        sweep: done.sweep.as_ref(),
+        levels: done.levels.as_deref(),
+        batches: done.batches.as_ref(),
+        soak: done.soak.as_ref(),
+        compare: compared.as_ref(),
+    };
     if let Some(path) = &args.save {
         let document = output.render(&body) + "\n";
         fs::write(path, document).map_err(|e| Failure::file(path, "write", &e))?;
@@ -127,131 +292,37 @@ pub fn bench(global: &Global, output: &Output, args: &BenchArgs) -> Result<Outco
     if output.is_json() {
         output.document(&body)?;
     } else {
-        let mut said = sweep.as_ref().map_or_else(String::new, |sweep| sweep::table(output, sweep));
+        let mut said = String::new();
+        said.extend(done.sweep.iter().map(|sweep| sweep::table(output, sweep)));
+        said.extend(done.levels.iter().map(|levels| levels::table(output, levels)));
+        said.extend(done.batches.iter().map(|batches| batches::table(output, batches)));
         said.push_str(&text::report(output, &report, simulation.as_ref()));
-        if let Some(soak) = &soak {
-            said.push_str(&soak.text(output));
+        if let Some(outcomes) = &report.targets {
+            said.push_str(&format!("\n{}", targets::table(output, outcomes)));
         }
+        said.extend(done.soak.iter().map(|soak| soak.text(output)));
         for line in compared.iter().flat_map(|c| c.lines(report.fps)) {
             said.push_str(&format!("  {}\n", wrap(&line, output.width() - 2, "  ")));
         }
         output.text(&said)?;
     }
-    if let Some(error) = &measured.tally.error {
+    if let Some(error) = &measured.error {
         output.remark(&format!("first error: {error}"));
     }
     if measured.gave_up {
         output.remark("no stick takes requests any more; the run ended early");
     }
-    // In a sweep a wrong answer at any depth is one too many.
-    let points = sweep.iter().flat_map(|s| &s.points);
-    let wrong = report.failed
-        + report.lost
-        + report.duplicated
-        + report.mismatched.unwrap_or(0)
-        + points.map(|p| p.failed + p.lost + p.duplicated + p.mismatched.unwrap_or(0)).sum::<u64>();
     let slow = args.min_fps.is_some_and(|min| report.fps < min);
     if slow {
         let min = args.min_fps.unwrap_or_default();
         output.remark(&format!("{:.1} fps is below --min-fps {min}", report.fps));
     }
-    Ok(if wrong > 0 || slow || measured.gave_up { Outcome::Negative } else { Outcome::Ok })
-}
-
-impl Bench<'_> {
-    fn load(&self, depth: u32) -> Result<Graph> {
-        let spinner = self.output.spinner(&format!("loading {}", self.blob.name()));
-        let options = LoadOptions { depth, instances: self.args.graphs, ..LoadOptions::default() };
-        let graph = self.opened.fleet.load(self.blob, options)?;
-        spinner.finish_and_clear();
-        Ok(graph)
+    let missed = report.targets.iter().flatten().filter(|o| !o.met).count();
+    if missed > 0 {
+        output.remark(&format!("{missed} of the budgets not kept"));
     }
-
-    /// One measurement.
-    fn run(&self, graph: Graph, depth: u32, warmup: Duration) -> Result<Run> {
-        let args = self.args;
-        let stats = self.opened.fleet.stats();
-        let sticks = stats.sticks.len();
-        let ready = stats.sticks.iter().filter(|s| s.state == StickState::Ready).count();
-        let input = self.inputs.first().map(|i| i.source.clone()).unwrap_or_default();
-        let plan = Plan {
-            inputs: self.inputs.clone(),
-            references: self.references.clone(),
-            in_flight: ready.max(1) * (depth * args.graphs) as usize,
-            rate: args.rate,
-        };
-        let times = Times { warmup, duration: args.duration };
-        let measured = measure(&self.opened.fleet, graph, plan, times, self.interrupt, self.output)?;
-        let context = Context {
-            blob: self.blob,
-            simulation: self.opened.simulation.as_ref(),
-            paced: self.opened.paced(),
-            config: Config {
-                duration_s: args.duration.as_secs_f64(),
-                warmup_s: warmup.as_secs_f64(),
-                depth,
-                graphs: args.graphs,
-                batch: self.blob.graph().batch,
-                // What the fleet does until it has a scheduler.
-                policy: "round-robin",
-                ordering: args.ordering.as_str(),
-                rate_fps: args.rate,
-                input,
-                sticks,
-            },
-            target_tops: args.target_tops,
-        };
-        let report = Report::new(&context, &measured);
-        Ok(Run { measured, report })
-    }
-
-    /// Every depth; the knee's run, and the table when there are several.
-    fn sweep(&self, depths: &[u32]) -> Result<(Run, Option<Sweep>)> {
-        let mut runs = Vec::with_capacity(depths.len());
-        for &depth in depths {
-            let run = self.run(self.load(depth)?, depth, self.args.warmup)?;
-            let over = run.measured.interrupted || run.measured.gave_up;
-            runs.push(run);
-            if over {
-                break;
-            }
-        }
-        let points: Vec<Point> = runs.iter().map(|run| Point::of(&run.report)).collect();
-        let speeds: Vec<f64> = points.iter().map(|p| p.fps).collect();
-        let at = sweep::knee(&speeds).unwrap_or(0);
-        let table = (depths.len() > 1).then(|| Sweep { knee_depth: points[at].depth, points });
-        Ok((runs.swap_remove(at), table))
-    }
-
-    /// Stretch after stretch until the temperature is level; the last one's run.
-    fn soak(&self, depth: u32) -> Result<(Run, Option<Soak>)> {
-        let graph = self.load(depth)?;
-        let mut stretches = Vec::new();
-        let mut wrong = Vec::new();
-        loop {
-            let warmup = if stretches.is_empty() { self.args.warmup } else { Duration::ZERO };
-            let mut run = self.run(graph.clone(), depth, warmup)?;
-            stretches.push(Stretch::of(&run.report));
-            let r = &run.report;
-            wrong.push((r.failed, r.lost, r.duplicated, r.mismatched));
-            if soak::is_level(&stretches) || run.measured.interrupted || run.measured.gave_up {
-                // An error of an earlier stretch must not be forgotten with its report.
-                run.report.failed = wrong.iter().map(|w| w.0).sum();
-                run.report.lost = wrong.iter().map(|w| w.1).sum();
-                run.report.duplicated = wrong.iter().map(|w| w.2).sum();
-                run.report.mismatched = run.report.mismatched.map(|_| wrong.iter().filter_map(|w| w.3).sum());
-                return Ok((run, Soak::of(&stretches)));
-            }
-        }
-    }
-}
-
-/// What the `hash` engine gives for each input, computed here.
-fn references(blob: &Blob, inputs: &[Element]) -> Vec<Vec<u8>> {
-    let answer = |input: &Element| {
-        let mut bytes = vec![0; blob.graph().output_bytes];
-        ncs2_device::hash::output(&blob.hash(), &input.bytes, &mut bytes);
-        bytes
-    };
-    inputs.iter().map(answer).collect()
+    // In several measurements a wrong answer in any is one too many; a soak has put its stretches into the report.
+    let wrong = done.wrong.max(Point::of(&report).wrong());
+    let negative = wrong > 0 || slow || missed > 0 || measured.gave_up;
+    Ok(if negative { Outcome::Negative } else { Outcome::Ok })
 }

@@ -106,14 +106,14 @@ pub fn reset(global: &Global, output: &Output, args: &ResetArgs) -> Result<Outco
             ));
         }
         Some(Sim::Server(path)) => {
-            let served = face::served(path)?;
+            let served = face::status(path)?;
             let profile = served.first().map(|s| s.profile.clone());
             let wanted = chosen((0..served.len()).map(StickId::sim).collect(), &global.device)?;
             let command = if args.power { face::Command::Unplug } else { face::Command::Crash };
             let devices = side_by_side(wanted, |id, n: usize| {
-                face::command(path, command, n)?;
+                face::command(path, n, command)?;
                 if args.power {
-                    face::command(path, face::Command::Plug, n)?;
+                    face::command(path, n, face::Command::Plug)?;
                 }
                 let _ = id;
                 Ok(("unbooted", None))

@@ -20,4 +20,5 @@ pub mod sim;
 pub mod stream;
 pub mod thermal;
 pub mod top;
+pub mod trace;
 pub mod udev;

@@ -1,6 +1,8 @@
 //! The tool as tests call it: no settings of whoever runs the tests.
 #![allow(dead_code, reason = "every test file takes what it needs of this one")]
 
+pub mod schema;
+
 use std::path::PathBuf;
 
 use assert_cmd::Command;
@@ -68,21 +70,11 @@ pub fn schema_folder() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("schemas")
 }
 
-/// The schema of a command.
-pub fn schema(name: &str) -> Value {
-    let path = schema_folder().join(format!("{name}.json"));
-    let text = std::fs::read(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
-    serde_json::from_slice(&text).expect("a JSON document")
-}
-
 /// The document is as its schema file says; one of a failure as that of failures does.
 pub fn conforms(name: &str, document: &Value) {
     let name =
         if document.get("error").is_some_and(|e| e.is_object()) && name != "batch" { "error" } else { name };
-    let validator = jsonschema::validator_for(&schema(name)).expect("a schema");
-    let wrong: Vec<String> =
-        validator.iter_errors(document).map(|e| format!("{}: {e}", e.instance_path())).collect();
-    assert!(wrong.is_empty(), "{name}: {}\n{document:#}", wrong.join("; "));
+    schema::holds(name, document);
 }
 
 /// Documents of several lines, each as its schema says.
