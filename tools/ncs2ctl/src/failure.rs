@@ -64,15 +64,6 @@ impl Failure {
         Self::report("Usage", message.into(), hint.into(), exit::USAGE)
     }
 
-    /// A flag that the contract names and this build does not have.
-    pub fn not_built(what: &str) -> Self {
-        Self::new(
-            ErrorKind::Unsupported,
-            format!("{what} is not built yet"),
-            "leave it out; it is never ignored in silence",
-        )
-    }
-
     /// The file could not be read or written.
     pub fn file(path: &std::path::Path, doing: &str, error: &io::Error) -> Self {
         let path = path.display();
