@@ -89,8 +89,8 @@ pub struct Global {
         help_heading = "Sticks"
     )]
     pub timing: Option<TimingArg>,
-    /// With --sim: break as this plan says (not built yet)
-    #[arg(long, global = true, value_name = "PLAN", hide = true)]
+    /// With --sim: break as this plan says
+    #[arg(long, global = true, value_name = "PLAN", help_heading = "Sticks", value_hint = ValueHint::FilePath)]
     pub fault: Option<String>,
     /// Write every transfer to this file: .log for text, .pcapng for Wireshark
     #[arg(long, global = true, value_name = "FILE", help_heading = "Sticks", value_hint = ValueHint::FilePath)]
@@ -340,7 +340,7 @@ pub struct RunArgs {
     #[arg(value_name = "-", value_parser = ["-"], hide_possible_values = true, conflicts_with_all = ["input", "random"])]
     pub stdin: Option<String>,
     /// Input file, folder of files, or - as above; NAME=FILE where the network has several inputs
-    #[arg(long, short, value_name = "[NAME=]FILE", num_args = 1.., allow_hyphen_values = true,
+    #[arg(long, short, value_name = "[NAME=]FILE", num_args = 1..,
         required_unless_present_any = ["random", "stdin"])]
     pub input: Vec<String>,
     /// Random input instead, the same for the same seed

@@ -48,9 +48,9 @@ fn wrong_usage_is_64() {
 }
 
 #[test]
-fn what_is_not_built_is_refused_by_name() {
+fn what_is_not_there_is_named() {
     fails(&["--sim", "1", "--fault", "no-such.toml", "info"], "info", 2, "NotFound", &["no-such.toml"]);
-    fails(&["--sim", "unix:/x", "info"], "info", 2, "Unsupported", &["unix:"]);
+    fails(&["--sim", "unix:/x", "info"], "info", 2, "NotFound", &["/x", "no virtual sticks"]);
 }
 
 #[test]
@@ -104,7 +104,6 @@ fn wrong_inputs_are_refused_before_a_stick_is_opened() {
     fs::write(path("x.npy"), "no array").expect("written");
     run_with(&tiny, &path("x.npy"), "InvalidInput", &["x.npy", "array"]);
     run_with(&tiny, "nothing=x.npy", "InvalidInput", &["nothing", "data"]);
-    run_with(&tiny, "-", "Unsupported", &["standard input"]);
 
     let input = blob("tiny_fp16_s1.in.data.npy");
     let labels = path("labels.txt");

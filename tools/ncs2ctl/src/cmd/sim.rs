@@ -1,4 +1,4 @@
-//! `ncs2ctl sim serve`, `sim status` and `sim calibrate`: the virtual stick as a product of its own.
+//! `ncs2ctl sim serve`, `sim attach`, `sim status` and `sim calibrate`: the virtual stick as a product of its own.
 
 use std::path::{Path, PathBuf};
 

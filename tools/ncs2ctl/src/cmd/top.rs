@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use clap::{Args, ValueHint};
 use ncs2::blob::Blob;
 use ncs2::runtime::LoadOptions;
+use ncs2::sched::Policy;
 use ncs2::{ErrorKind, Graph};
 use ncs2_device::Timing;
 use ratatui::DefaultTerminal;
@@ -201,7 +202,7 @@ fn show(
             view.remark = None;
             if let Event::Key(key) = event::read().map_err(no_terminal)?
                 && key.kind == KeyEventKind::Press
-                && !pressed(view, key)
+                && !pressed(view, source, key)
             {
                 return Ok(());
             }
@@ -222,7 +223,7 @@ fn show(
 }
 
 /// Does what a key says; false to quit.
-fn pressed(view: &mut View, key: KeyEvent) -> bool {
+fn pressed(view: &mut View, source: &Source, key: KeyEvent) -> bool {
     match key.code {
         KeyCode::Char('q') | KeyCode::Esc => return false,
         KeyCode::Char('c') if key.modifiers.contains(KeyModifiers::CONTROL) => return false,
@@ -230,10 +231,13 @@ fn pressed(view: &mut View, key: KeyEvent) -> bool {
         KeyCode::Char('r') => view.sort_by(view.sort, !view.reverse),
         KeyCode::Char('p' | ' ') => view.paused = !view.paused,
         KeyCode::Char('o') => {
-            view.remark = Some(if view.own {
-                "the policy of an open fleet cannot be changed yet".to_owned()
-            } else {
-                "the policy is that of the process that has the sticks open".to_owned()
+            view.remark = Some(match source.opened() {
+                Some(opened) => {
+                    let policy = next_policy(opened.fleet.stats().policy);
+                    opened.fleet.set_policy(policy);
+                    format!("the policy is {} from now on", policy.as_str())
+                }
+                None => "the policy is that of the process that has the sticks open".to_owned(),
             });
         }
         KeyCode::Down => view.offset = (view.offset + 1).min(view.rows.len().saturating_sub(1)),
@@ -241,6 +245,11 @@ fn pressed(view: &mut View, key: KeyEvent) -> bool {
         _ => {}
     }
     true
+}
+
+fn next_policy(policy: Policy) -> Policy {
+    let at = Policy::ALL.iter().position(|p| *p == policy).unwrap_or(0);
+    Policy::ALL[(at + 1) % Policy::ALL.len()]
 }
 
 fn no_terminal(error: io::Error) -> Failure {

@@ -92,6 +92,27 @@ pub struct Stick {
     pub resets: u32,
     /// Host buffers.
     pub pool: Pool,
+    /// What the scheduler knows of it; nothing before it has opened.
+    #[serde(default)]
+    pub schedule: Option<Schedule>,
+}
+
+/// What the scheduler knows of a stick.
+#[derive(Clone, PartialEq, Debug, Deserialize)]
+pub struct Schedule {
+    /// It is kept from work to cool down.
+    pub resting: bool,
+    /// Graphs on the stick.
+    pub cache: Cache,
+}
+
+/// Graphs kept on a stick.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize)]
+pub struct Cache {
+    /// Requests whose graph was there.
+    pub hits: u64,
+    /// Requests whose graph was not.
+    pub misses: u64,
 }
 
 /// Host buffers of one stick.

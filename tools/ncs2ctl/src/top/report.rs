@@ -4,31 +4,20 @@ use super::view::{Row, Totals, View};
 use crate::output::{Output, Style, bytes, grouped, three_digits, wrap};
 
 /// Headings of [`cells`].
-pub fn headings(degree: &'static str) -> [&'static str; 13] {
+pub fn headings(degree: &'static str) -> [&'static str; 14] {
     [
-        "stick",
-        "state",
-        degree,
-        "level",
-        "fps",
-        "busy",
-        "depth",
-        "done",
-        "errors",
-        "resets",
-        "stick memory",
-        "pool",
-        "hits",
+        "stick", "state", degree, "level", "fps", "busy", "depth", "done", "errors", "resets", "memory",
+        "pool", "hits", "cache",
     ]
 }
 
 /// A stick's row.
-pub fn cells(row: &Row) -> [String; 13] {
+pub fn cells(row: &Row) -> [String; 14] {
     let dash = || "-".to_owned();
     let percent = |share: f64| format!("{:.0} %", 100.0 * share);
     [
         row.id.clone(),
-        row.state.clone(),
+        if row.resting { "resting".to_owned() } else { row.state.clone() },
         row.temperature_c.map_or_else(dash, |t| format!("{t:.1}")),
         row.throttle_level.map_or_else(dash, |l| l.to_string()),
         row.fps.map_or_else(dash, |fps| format!("{fps:.1}")),
@@ -40,6 +29,7 @@ pub fn cells(row: &Row) -> [String; 13] {
         row.used_memory_bytes.map_or_else(dash, bytes),
         bytes(row.pool_bytes),
         row.pool_hit_rate.map_or_else(dash, |rate| format!("{:.1} %", 100.0 * rate)),
+        row.cache_hit_rate.map_or_else(dash, |rate| format!("{:.1} %", 100.0 * rate)),
     ]
 }
 

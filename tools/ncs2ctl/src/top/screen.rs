@@ -89,7 +89,7 @@ fn header(frame: &mut Frame<'_>, area: Rect, view: &View, whose: &[String], mean
 }
 
 fn sticks(frame: &mut Frame<'_>, area: Rect, view: &View, means: Means) {
-    let widths = [10, 8, 6, 5, 9, 6, 5, 11, 6, 6, 12, 10, 7].map(Constraint::Length);
+    let widths = [10, 8, 6, 5, 8, 6, 5, 10, 6, 6, 9, 9, 7, 7].map(Constraint::Length);
     let head = headings(if means.utf8 { "°C" } else { "C" });
     let right = |n: usize, text: String| {
         let line = Line::from(text);

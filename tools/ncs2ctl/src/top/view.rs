@@ -74,6 +74,8 @@ pub struct Row {
     pub used_memory_bytes: Option<u64>,
     pub pool_bytes: u64,
     pub pool_hit_rate: Option<f64>,
+    pub cache_hit_rate: Option<f64>,
+    pub resting: bool,
 }
 
 /// All sticks together.
@@ -243,7 +245,11 @@ impl View {
 
 fn row(id: String, process: Option<u32>, stick: &Stick, rates: &StickWindow) -> Row {
     let pool = &stick.pool;
-    let leases = pool.hits + pool.misses;
+    let rate = |hits: u64, misses: u64| {
+        let all = hits + misses;
+        (all > 0).then(|| rounded(hits as f64 / all as f64, 1e4))
+    };
+    let cache = stick.schedule.as_ref().map(|s| s.cache);
     Row {
         id,
         simulated: stick.simulated,
@@ -262,7 +268,9 @@ fn row(id: String, process: Option<u32>, stick: &Stick, rates: &StickWindow) -> 
         memory_bytes: stick.memory_bytes,
         used_memory_bytes: stick.used_memory_bytes,
         pool_bytes: pool.in_use_bytes + pool.idle_bytes,
-        pool_hit_rate: (leases > 0).then(|| rounded(pool.hits as f64 / leases as f64, 1e4)),
+        pool_hit_rate: rate(pool.hits, pool.misses),
+        cache_hit_rate: cache.and_then(|cache| rate(cache.hits, cache.misses)),
+        resting: stick.schedule.as_ref().is_some_and(|s| s.resting),
     }
 }
 

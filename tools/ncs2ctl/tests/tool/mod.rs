@@ -18,6 +18,8 @@ pub fn ncs2ctl() -> Command {
         command.env_remove(name);
     }
     command.env("XDG_CONFIG_HOME", env!("CARGO_TARGET_TMPDIR"));
+    // Fleets of other tests, or of whoever runs them, are none of ours.
+    command.env("XDG_RUNTIME_DIR", env!("CARGO_TARGET_TMPDIR")).env("NCS2_STATS_SOCKET", "false");
     command.env("COLUMNS", "120").env("LC_ALL", "C.UTF-8");
     command
 }
@@ -58,7 +60,69 @@ pub fn json(args: &[&str], schema: &str) -> (i32, Value) {
     let ran = run(&[&["--json"], args].concat());
     assert_eq!(ran.stderr, "", "{args:?}");
     assert!(ran.stdout.starts_with(&format!("{{\n  \"schema\": \"ncs2ctl.{schema}/1\"")), "{}", ran.stdout);
-    (ran.code, serde_json::from_str(&ran.stdout).expect("one document"))
+    let document = serde_json::from_str(&ran.stdout).expect("one document");
+    conforms(schema, &document);
+    (ran.code, document)
+}
+
+/// Where the schemas are.
+pub fn schema_folder() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("schemas")
+}
+
+/// The document is as its schema file says; one of a failure as that of failures does.
+pub fn conforms(name: &str, document: &Value) {
+    let name =
+        if document.get("error").is_some_and(|e| e.is_object()) && name != "batch" { "error" } else { name };
+    schema::holds(name, document);
+}
+
+/// Documents of several lines, each as its schema says.
+pub fn lines(stdout: &[u8], schema: &str) -> Vec<Value> {
+    let text = std::str::from_utf8(stdout).expect("UTF-8");
+    text.lines()
+        .map(|line| {
+            assert!(line.starts_with(&format!("{{\"schema\":\"ncs2ctl.{schema}/1\",")), "{line}");
+            let document = serde_json::from_str(line).expect("a document a line");
+            conforms(schema, &document);
+            document
+        })
+        .collect()
+}
+
+/// A running `ncs2ctl`, ended when dropped.
+pub struct Running(pub std::process::Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Starts `ncs2ctl` and goes on when its log at -vv or its remarks have said `word`.
+pub fn start(args: &[&str], envs: &[(&str, &std::path::Path)], word: &str) -> Running {
+    use std::io::{BufRead as _, BufReader};
+    use std::process::{Command, Stdio};
+    let mut command = Command::new(env!("CARGO_BIN_EXE_ncs2ctl"));
+    for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("NCS2_")) {
+        command.env_remove(name);
+    }
+    command.args(args).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+    command.env("XDG_CONFIG_HOME", env!("CARGO_TARGET_TMPDIR"));
+    for (name, value) in envs {
+        command.env(name, value);
+    }
+    let mut child = command.spawn().expect("it starts");
+    let mut said = String::new();
+    let mut stderr = BufReader::new(child.stderr.take().expect("piped"));
+    while !said.contains(word) {
+        let n = stderr.read_line(&mut said).expect("a pipe");
+        assert!(n > 0, "it ended before it said {word}: {said}");
+    }
+    // Nobody reads its log from here on; that must not stop it.
+    std::thread::spawn(move || std::io::copy(&mut stderr, &mut std::io::sink()));
+    Running(child)
 }
 
 /// Checks a failure in both forms: one line with all of `words`, and the same in a document.

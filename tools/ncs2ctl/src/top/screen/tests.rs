@@ -17,6 +17,7 @@ fn snapshot(second: u64) -> Snapshot {
             "throttle_level": level, "completed": fps * second, "failed": n - 1, "in_flight": 4,
             "busy_s": second as f64 * 0.9, "depth_s": second as f64 * 3.8, "resets": n - 1,
             "pool": { "in_use_bytes": 600_000, "idle_bytes": 100_000, "hits": 990, "misses": 10 },
+            "schedule": { "resting": false, "cache": { "hits": 999, "misses": 1 } },
         })
     };
     let warming = 40.0 + second as f64;
