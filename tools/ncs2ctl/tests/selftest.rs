@@ -119,62 +119,9 @@ fn a_quick_one_stays_in_its_time_and_says_what_it_did_not_see() {
     for secret in secrets.iter().filter(|s| s.len() > 3) {
         assert!(!text.contains(secret.as_str()), "the report names {secret}");
     }
-    schema(&report);
+    tool::schema::holds("selftest", &report);
     replays(folder.path());
     fits(folder.path());
-}
-
-/// Every field that the schema file demands is there, of its type; and the schema knows every field.
-fn schema(report: &Value) {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("schemas/selftest.json");
-    let schema: Value = serde_json::from_str(&fs::read_to_string(path).expect("committed")).expect("JSON");
-    matches(report, &schema, "report");
-}
-
-/// As much of JSON Schema as the file uses: type, properties, required, additionalProperties, items, const, enum.
-fn matches(value: &Value, schema: &Value, at: &str) {
-    if let Some(kinds) = schema.get("type") {
-        let kinds: Vec<&str> = match kinds {
-            Value::Array(all) => all.iter().filter_map(Value::as_str).collect(),
-            one => one.as_str().into_iter().collect(),
-        };
-        let fits = kinds.iter().any(|kind| match *kind {
-            "object" => value.is_object(),
-            "array" => value.is_array(),
-            "string" => value.is_string(),
-            "boolean" => value.is_boolean(),
-            "number" => value.is_number(),
-            "integer" => value.is_u64() || value.is_i64(),
-            "null" => value.is_null(),
-            other => panic!("the schema has the type {other}"),
-        });
-        assert!(fits, "{at}: expected {kinds:?}, found {value}");
-    }
-    if let Some(only) = schema.get("const") {
-        assert_eq!(value, only, "{at}");
-    }
-    if let Some(all) = schema.get("enum").and_then(Value::as_array) {
-        assert!(all.contains(value), "{at}: {value}");
-    }
-    if let (Some(items), Some(values)) = (schema.get("items"), value.as_array()) {
-        values.iter().enumerate().for_each(|(n, v)| matches(v, items, &format!("{at}[{n}]")));
-    }
-    let Some(fields) = value.as_object() else { return };
-    for name in schema.get("required").and_then(Value::as_array).into_iter().flatten() {
-        let name = name.as_str().expect("a name");
-        assert!(fields.contains_key(name), "{at}: no {name}");
-    }
-    for (name, value) in fields {
-        let at = format!("{at}.{name}");
-        match schema.get("properties").and_then(|p| p.get(name)) {
-            Some(schema) => matches(value, schema, &at),
-            None => match schema.get("additionalProperties") {
-                Some(Value::Bool(false)) => panic!("{at}: the schema does not know it"),
-                Some(schema) => matches(value, schema, &at),
-                None => {}
-            },
-        }
-    }
 }
 
 /// The report replays; a changed one does not.
