@@ -523,3 +523,17 @@ fn the_copy_is_sealed_shared_and_hashed() {
     let error = Blob::from_bytes("upload", &whole[..100]).expect_err("cut");
     assert!(error.to_string().contains("upload"), "{error}");
 }
+
+#[test]
+fn stages_that_bring_code_are_counted() {
+    let graph = |kinds: &[u32]| {
+        let mut builder = Builder::new(1 << 10);
+        let view = builder.view([8, 1, 1, 1], [2, 0, 0, 0], 4, 0);
+        for &kind in kinds {
+            builder.stage(kind, &[], &[&view, &view]);
+        }
+        Graph::parse(&builder.build())
+    };
+    assert_eq!(graph(&[19, 19]).expect("a graph").custom_stages(), 0);
+    assert_eq!(graph(&[19, 115, 115]).expect("a graph").custom_stages(), 2);
+}

@@ -4,6 +4,9 @@
     reason = "the gemm crate takes raw pointers; lengths are asserted against the shapes here"
 )]
 
+pub mod halves;
+pub mod panel;
+
 /// A matrix inside a slice: element (i, j) lies at `i * rows + j * columns`.
 #[derive(Clone, Copy, Debug)]
 pub struct Matrix<'a> {
@@ -65,7 +68,7 @@ pub fn multiply(
     }
 }
 
-/// Runs `work` as compiled for AVX2 where the CPU has it: loops over neighbours gain from wide registers. Same results: no
+/// Runs `work` as compiled for AVX-512 or AVX2 where the CPU has them: loops over neighbours gain from wide registers. Same results: no
 /// operation is fused or reordered by it.
 #[inline(always)]
 pub fn wide<R>(work: impl FnOnce() -> R) -> R {
@@ -74,6 +77,14 @@ pub fn wide<R>(work: impl FnOnce() -> R) -> R {
         #[target_feature(enable = "avx2")]
         fn compiled<R>(work: impl FnOnce() -> R) -> R {
             work()
+        }
+        #[target_feature(enable = "avx512f,avx512vl,avx512bw,avx512dq,avx2,f16c")]
+        fn compiled_512<R>(work: impl FnOnce() -> R) -> R {
+            work()
+        }
+        if panel::is_wide() {
+            // SAFETY: the CPU has the features, as was just found out; no memory is touched by the call itself.
+            return unsafe { compiled_512(work) };
         }
         if std::arch::is_x86_feature_detected!("avx2") {
             // SAFETY: the CPU has AVX2, as was just found out; no memory is touched by the call itself.

@@ -8,6 +8,7 @@ mod behaviour;
 mod blob_header;
 mod boot_rom;
 pub mod calibrate;
+mod carrier;
 mod config;
 mod cost;
 pub mod execute;
@@ -28,6 +29,7 @@ mod rack;
 mod run;
 mod sample;
 mod stick;
+mod tape;
 mod work;
 
 use std::time::Duration;
@@ -41,6 +43,7 @@ pub use profile::{Boot, HeatLaw, HubShare, LinkSpeed, Memory, Profile, Speed, Th
 pub use rack::{Rack, StickHandle};
 pub use sample::{SAMPLE_BYTES, Sampler};
 pub use stick::{BusEvent, Faults, Identity, VirtualStick};
+pub use tape::Tape;
 pub use work::{PreparedCache, Work};
 
 /// What an output is made of.
@@ -53,6 +56,16 @@ pub enum Engine {
     Hash,
 }
 
+impl Engine {
+    /// `execute` or `hash`, as reports and flags have it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Engine::Execute => "execute",
+            Engine::Hash => "hash",
+        }
+    }
+}
+
 /// How long things take.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash, Default)]
 pub enum Timing {
@@ -61,6 +74,16 @@ pub enum Timing {
     Model,
     /// No waiting.
     Zero,
+}
+
+impl Timing {
+    /// `model` or `zero`, as reports and flags have it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Timing::Model => "model",
+            Timing::Zero => "zero",
+        }
+    }
 }
 
 /// Settings of in-process virtual sticks.

@@ -10,16 +10,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ncs2::clock::Instant;
+use ncs2::transport::Direction;
 use ncs2::wire::ThrottleLevel;
 
 use crate::boot_rom::{BootRom, Booted};
 use crate::config::Config;
-use crate::fault_plan::{FaultKind, Point, Script};
+use crate::fault_plan::{FaultKind, Point, Script, Way};
 use crate::firmware::Firmware;
 use crate::graphs::GraphStats;
 use crate::heat::Heat;
 use crate::hub::Hub;
 use crate::link::Violations;
+use crate::tape::Tape;
 use crate::work::Work;
 use crate::{Timing, VirtualStats};
 
@@ -84,6 +86,11 @@ pub struct VirtualStick {
     resets: u64,
     hub: Option<(Arc<Hub>, usize)>,
     script: Option<Script>,
+    /// Bytes of endpoint 0x01 since it appeared.
+    received: u64,
+    /// Bytes to go on a pipe until it breaks, and how.
+    trap: Option<(Way, u64, FaultKind)>,
+    tape: Option<Tape>,
 }
 
 impl VirtualStick {
@@ -100,6 +107,9 @@ impl VirtualStick {
             resets: 0,
             hub: None,
             script: None,
+            received: 0,
+            trap: None,
+            tape: None,
         }
     }
 
@@ -154,6 +164,16 @@ impl VirtualStick {
         self.resets
     }
 
+    /// Bytes that the host sent since the stick appeared as what it is.
+    pub fn received_bytes(&self) -> u64 {
+        self.received
+    }
+
+    /// What it is made of.
+    pub fn config(&self) -> &Arc<Config> {
+        &self.config
+    }
+
     /// Faults in force.
     pub fn faults(&self) -> Faults {
         self.faults
@@ -166,12 +186,22 @@ impl VirtualStick {
         self.hub = Some((hub, n));
     }
 
+    /// In the place of another, it follows the same plan onto the same tape behind the same hub.
+    pub fn take_place_of(&mut self, other: VirtualStick) {
+        (self.hub, self.script, self.tape) = (other.hub, other.script, other.tape);
+    }
+
     /// Breaks by a plan from now on.
     pub fn follow(&mut self, script: Script) {
         if let State::Up(firmware) = &mut self.state {
             firmware.graphs.script = Some(script.clone());
         }
         self.script = Some(script);
+    }
+
+    /// Writes down all that crosses its XLink pipes from now on.
+    pub fn record(&mut self, tape: Tape) {
+        self.tape = Some(tape);
     }
 
     /// Into its port: it appears unbooted.
@@ -189,6 +219,7 @@ impl VirtualStick {
         self.leave_state();
         self.state = State::Unplugged;
         self.faults = Faults::default();
+        self.trap = None;
     }
 
     /// Power-cycles it into the booted identity without an image, for an in-process port. It appears after the
@@ -223,6 +254,13 @@ impl VirtualStick {
         self.handle_timeout(now);
     }
 
+    /// Does [`FaultKind::Unplug`] or [`FaultKind::Hang`] to it as soon as so many more bytes have moved on a pipe, in the
+    /// middle of whatever that is. OUT is cut at the byte, IN at the packet. One at a time; it survives a change of identity.
+    pub fn break_after(&mut self, way: Way, bytes: u64, kind: FaultKind) {
+        self.trap = Some((way, bytes, kind));
+        self.moved(way, 0);
+    }
+
     // --- inputs ----------------------------------------------------------------------------------------------------
 
     /// When an OUT transfer that starts now will have crossed the wire: hand its bytes over then.
@@ -238,10 +276,26 @@ impl VirtualStick {
         if self.faults.hung {
             return 0;
         }
+        let bytes = match self.trap {
+            Some((Way::Out, left, _)) => {
+                &bytes[..bytes.len().min(usize::try_from(left).unwrap_or(usize::MAX))]
+            }
+            _ => bytes,
+        };
+        let taken = self.take_out(bytes, now);
+        self.received += taken as u64;
+        self.moved(Way::Out, taken);
+        taken
+    }
+
+    fn take_out(&mut self, bytes: &[u8], now: Instant) -> usize {
         let booted = match &mut self.state {
             State::Rom(rom) => rom.handle_out(bytes, now),
             State::Up(firmware) => {
                 let taken = firmware.handle_out(bytes, &mut self.heat, now);
+                if let Some(tape) = &mut self.tape {
+                    tape.moved(Direction::Out, &bytes[..taken]);
+                }
                 self.break_down(now);
                 return taken;
             }
@@ -329,8 +383,12 @@ impl VirtualStick {
     /// The host took `n` bytes of what [`Self::poll_in`] shows (0 of a zero-length packet).
     pub fn consume_in(&mut self, n: usize) {
         if let State::Up(firmware) = &mut self.state {
+            if let (Some(tape), Some(sent)) = (&mut self.tape, firmware.link.next_in(Instant::FAR_FUTURE)) {
+                tape.moved(Direction::In, &sent[..n]);
+            }
             firmware.link.consume_in(n);
         }
+        self.moved(Way::In, n);
     }
 
     /// Computing to be done.
@@ -351,12 +409,30 @@ impl VirtualStick {
     /// Does what the plan has for the stick as a whole.
     fn break_down(&mut self, now: Instant) {
         while let Some(kind) = self.script.as_ref().and_then(|s| s.due(now)) {
-            match kind {
-                FaultKind::Unplug => self.unplug(),
-                FaultKind::Replug => self.plug(),
-                FaultKind::Hang => self.faults.hung = true,
-                _ => {}
-            }
+            self.suffer(kind);
+        }
+    }
+
+    fn suffer(&mut self, kind: FaultKind) {
+        match kind {
+            FaultKind::Unplug => self.unplug(),
+            FaultKind::Replug => self.plug(),
+            FaultKind::Hang => self.faults.hung = true,
+            _ => {}
+        }
+    }
+
+    /// Bytes went one way: the trap may close.
+    fn moved(&mut self, way: Way, n: usize) {
+        let Some((trapped, left, kind)) = &mut self.trap else { return };
+        if *trapped != way {
+            return;
+        }
+        *left = left.saturating_sub(n as u64);
+        if *left == 0 {
+            let kind = *kind;
+            self.trap = None;
+            self.suffer(kind);
         }
     }
 
@@ -391,6 +467,7 @@ impl VirtualStick {
 
     fn appear(&mut self, then: Next, now: Instant) {
         self.epoch += 1;
+        self.received = 0;
         self.heat.reset();
         let identity = match then {
             Next::Unbooted => {
@@ -406,6 +483,12 @@ impl VirtualStick {
                 Identity::Booted
             }
         };
+        if let Some(tape) = &mut self.tape {
+            tape.note(match identity {
+                Identity::Unbooted => "appeared unbooted",
+                Identity::Booted => "appeared booted",
+            });
+        }
         self.events.push_back(BusEvent::Appeared(identity));
     }
 

@@ -12,7 +12,7 @@ use ncs2::transport::{
 };
 use ncs2::wire::{EventKind, HEADER_LEN, Header, StreamId};
 use ncs2_device::face::{Address, Command, Face, ServeOptions, Server, ports, serve};
-use ncs2_device::{Engine, Timing};
+use ncs2_device::{Engine, FaultKind, FaultPlan, PlannedFault, Timing};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -153,4 +153,47 @@ fn what_is_no_server_says_so() {
             Ok(_) => {}
         }
     }
+}
+
+#[test]
+fn a_trace_says_what_a_stick_heard_and_said() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let (path, trace) = (folder.path().join("sticks"), folder.path().join("trace.log"));
+    let server = serve(ServeOptions {
+        faces: vec![Face::Socket(Address::Unix(path.clone()))],
+        sticks: 2,
+        timing: Timing::Zero,
+        trace: Some(trace.clone()),
+        ..ServeOptions::default()
+    })
+    .expect("a server");
+    let mut port = ports(&path).expect("two sticks").pop().expect("the second");
+    Link::new(port.connect(PATIENCE).expect("connected")).ping(4711);
+    drop(server);
+    let text = std::fs::read_to_string(&trace).expect("a trace");
+    let of = |what: &str| text.lines().filter(|l| l.contains("dev=sim1") && l.contains(what)).count();
+    assert_eq!(of("OUT ep=01 len=84      hdr PING_REQ(6) id=4711"), 1, "{text}");
+    assert_eq!(of("IN  ep=81 len=84      hdr PING_RESP(15) id=4711"), 1, "{text}");
+    assert_eq!(of("appeared booted"), 1, "{text}");
+}
+
+#[test]
+fn a_plan_breaks_a_served_stick_but_no_single_transfer() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let path = folder.path().join("sticks");
+    let options = |kind, stick: &str| ServeOptions {
+        faces: vec![Face::Socket(Address::Unix(path.clone()))],
+        sticks: 2,
+        timing: Timing::Zero,
+        faults: Some(FaultPlan::of(PlannedFault::nth(kind, 1).on(stick))),
+        ..ServeOptions::default()
+    };
+    for refused in [options(FaultKind::Hold, "sim0"), options(FaultKind::Vanish, "sim2")] {
+        assert_eq!(serve(refused).err().map(|e| e.kind()), Some(ErrorKind::InvalidInput));
+    }
+    let _server = serve(options(FaultKind::Vanish, "sim0")).expect("a server");
+    let mut sticks = ports(&path).expect("two sticks").into_iter();
+    let (mut first, mut second) = (sticks.next().expect("one"), sticks.next().expect("another"));
+    assert!(first.connect(Duration::from_millis(300)).is_err(), "it left for good");
+    second.connect(PATIENCE).expect("the plan is not of this one");
 }

@@ -84,6 +84,13 @@ impl Graph {
         macs::weights_bytes(self)
     }
 
+    /// How many stages bring code of their own to the stick (kind 115): such a blob is a program that its author wrote, and is
+    /// to be loaded only where the user trusts it.
+    pub fn custom_stages(&self) -> usize {
+        let all = self.stages.iter().flat_map(|stage| [Some(stage), stage.injected.as_deref()]);
+        all.flatten().filter(|stage| stage.kind == StageKind::CUSTOM).count()
+    }
+
     /// DRAM that one loaded copy takes beside its FIFOs: the file and its scratch for each executor.
     pub fn stick_bytes(&self, executors: u32) -> usize {
         self.file_bytes + self.bss_bytes * executors as usize

@@ -8,6 +8,11 @@ use super::tensor::View;
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash, PartialOrd, Ord)]
 pub struct StageKind(pub u32);
 
+impl StageKind {
+    /// Runs a kernel that the blob carries, instead of one that the firmware has.
+    pub const CUSTOM: StageKind = StageKind(115);
+}
+
 /// One stage record.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Stage {

@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::jobs::slot_index;
 use super::{End, Failure, Pipeline};
 use crate::clock::Instant;
+use crate::pool::{Pool, Use};
 use crate::stick::{InlineBytes, ReadWant, SendPayload, StickError, Transmit};
 // One by one: tests/layers.rs reads what of transport is used here.
 use crate::transport::Buffer;
@@ -112,8 +113,8 @@ impl Transfers {
         self.backlog.pop_front()
     }
 
-    fn small_transfer(&mut self, bytes: &[u8]) -> Transfer {
-        let mut buffer = self.small.pop().unwrap_or_else(|| Buffer::zeroed(SMALL_BYTES));
+    fn small_transfer(&mut self, pool: &Pool, bytes: &[u8]) -> Transfer {
+        let mut buffer = self.small.pop().unwrap_or_else(|| pool.uncounted(SMALL_BYTES, Use::Input));
         if let Some(to) = buffer.as_mut_slice() {
             to[..bytes.len()].copy_from_slice(bytes);
         }
@@ -168,17 +169,18 @@ impl<T> Pipeline<T> {
         if self.transfers.scratch_posted >= ahead {
             return None;
         }
-        let buffer = self.transfers.scratch.pop().unwrap_or_else(|| Buffer::zeroed(packet));
+        let scratch = self.transfers.scratch.pop();
+        let buffer = scratch.unwrap_or_else(|| self.pool.uncounted(packet, Use::Output));
         self.transfers.scratch_posted += 1;
         Some(Transfer { direction: Direction::In, buffer, range: 0..packet, token: Cargo::Scratch.token() })
     }
 
     fn next_out(&mut self, now: Instant) -> Option<Transfer> {
         let Transmit { header, payload } = self.stick.poll_transmit(now)?;
-        let first = self.transfers.small_transfer(&header);
+        let first = self.transfers.small_transfer(&self.pool, &header);
         let second = match payload {
             SendPayload::None => return Some(first),
-            SendPayload::Inline(bytes) => Some(self.transfers.small_transfer(bytes.as_slice())),
+            SendPayload::Inline(bytes) => Some(self.transfers.small_transfer(&self.pool, bytes.as_slice())),
             SendPayload::Tensor(job) => self.slots.find(job).and_then(|slot| {
                 let buffer = slot.job.input.lend()?;
                 let range = 0..slot.job.input.len();

@@ -3,6 +3,9 @@
 //! A [`Lease`] is memory on loan: dropping it gives the buffer back. Its [`Buffer`] may travel further, into a
 //! transfer and back, while the lease stays where it is ([`Lease::lend`], [`Lease::restore`]).
 //!
+//! Mapped memory of the stick's own ([`Pool::set_source`]) is taken first, ordinary memory next. It goes back to its mapping,
+//! never into the pool's classes: a connection's mappings must not outlive it by more than its last lease.
+//!
 //! Inputs may not take what outputs need: a queue full of inputs and no memory for a single output would stand still
 //! for ever. So each graph reserves its outputs ([`Pool::reserve_outputs`]) and inputs stay below the rest.
 
@@ -13,7 +16,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use parking_lot::{Condvar, Mutex};
+use parking_lot::{Condvar, Mutex, RwLock};
 
 use crate::error::{Error, ErrorKind};
 use crate::transport::Buffer;
@@ -45,11 +48,13 @@ pub struct PoolStats {
     pub high_water_bytes: usize,
     /// Bytes on loan that nobody asked for: classes are larger than requests.
     pub slack_bytes: usize,
+    /// Of the bytes on loan, those in mappings.
+    pub mapped_bytes: usize,
     /// Bytes that inputs may not take.
     pub reserved_bytes: usize,
     /// Leases out now.
     pub leases: usize,
-    /// Leases served from kept buffers.
+    /// Leases served from kept buffers or a mapping.
     pub hits: u64,
     /// Leases that allocated.
     pub misses: u64,
@@ -86,6 +91,9 @@ pub struct Pool(Arc<Inner>);
 
 type Waker = Box<dyn Fn() + Send + Sync>;
 
+/// Gives a buffer of exactly so many bytes, and says whether it may hold old bytes; `None` when it has none.
+pub type Source = Box<dyn Fn(usize, Use) -> Option<(Buffer, bool)> + Send + Sync>;
+
 struct Inner {
     name: String,
     state: Mutex<State>,
@@ -93,6 +101,7 @@ struct Inner {
     /// A lease was refused without waiting: the next release calls `waker`.
     starved: AtomicBool,
     waker: OnceLock<Waker>,
+    source: RwLock<Option<Source>>,
 }
 
 struct State {
@@ -139,17 +148,27 @@ impl State {
         &mut self.classes[at]
     }
 
-    /// Takes the memory of a lease into account; the buffer when one was kept, else the caller allocates.
-    fn take(&mut self, size: usize, len: usize, purpose: Use) -> (Option<Buffer>, Vec<Buffer>) {
-        let class = self.class(size);
-        let kept = class.idle.pop();
-        class.spare = class.spare.min(class.idle.len());
+    /// Takes the memory of a lease into account; `mapped`: the lease has its buffer. Else one that was kept, or the caller
+    /// allocates.
+    fn take(&mut self, size: usize, len: usize, purpose: Use, mapped: bool) -> (Option<Buffer>, Vec<Buffer>) {
+        let mut kept = None;
+        if mapped {
+            self.stats.mapped_bytes += size;
+        } else {
+            let class = self.class(size);
+            kept = class.idle.pop();
+            class.spare = class.spare.min(class.idle.len());
+        }
         let mut evicted = Vec::new();
         if kept.is_some() {
             self.stats.hits += 1;
             self.stats.idle_bytes -= size;
         } else {
-            self.stats.misses += 1;
+            if mapped {
+                self.stats.hits += 1;
+            } else {
+                self.stats.misses += 1;
+            }
             // Kept buffers of other classes make room, the largest first.
             for class in self.classes.iter_mut().rev() {
                 while self.stats.in_use_bytes + self.stats.idle_bytes + size > self.stats.ceiling_bytes {
@@ -186,6 +205,7 @@ impl Pool {
             freed: Condvar::new(),
             starved: AtomicBool::new(false),
             waker: OnceLock::new(),
+            source: RwLock::new(None),
         }))
     }
 
@@ -241,13 +261,34 @@ impl Pool {
         len: usize,
         purpose: Use,
     ) -> Lease {
-        let (kept, evicted) = state.take(size, len, purpose);
+        let given = self.take_mapped(size, purpose);
+        let mapped = given.is_some();
+        let (kept, evicted) = state.take(size, len, purpose, mapped);
         drop(state);
         // Freeing and zeroing are slow: not under the lock.
         drop(evicted);
-        let stale = kept.is_some();
-        let buffer = kept.unwrap_or_else(|| Buffer::zeroed(size));
-        Lease { pool: self.clone(), buffer: Some(buffer), len, size, purpose, stale }
+        let (buffer, stale) = match (given, kept) {
+            (Some(given), _) => given,
+            (None, Some(kept)) => (kept, true),
+            (None, None) => (Buffer::zeroed(size), false),
+        };
+        Lease { pool: self.clone(), buffer: Some(buffer), len, size, purpose, stale, mapped }
+    }
+
+    /// Where buffers come from first, until it has none: mappings of the connection at hand. `None` when it ends.
+    pub fn set_source(&self, source: Option<Source>) {
+        let before = std::mem::replace(&mut *self.0.source.write(), source);
+        // Taking back mappings is slow: not under the lock.
+        drop(before);
+    }
+
+    fn take_mapped(&self, len: usize, purpose: Use) -> Option<(Buffer, bool)> {
+        self.0.source.read().as_ref().and_then(|source| source(len, purpose))
+    }
+
+    /// A buffer of exactly `len` bytes that the pool does not count: for the few small ones that a connection keeps.
+    pub fn uncounted(&self, len: usize, purpose: Use) -> Buffer {
+        self.take_mapped(len, purpose).map_or_else(|| Buffer::zeroed(len), |(buffer, _)| buffer)
     }
 
     /// Keeps `bytes` for outputs.
@@ -281,11 +322,15 @@ impl Pool {
         self.0.state.lock().stats
     }
 
-    fn give_back(&self, buffer: Option<Buffer>, size: usize, len: usize, purpose: Use) {
+    fn give_back(&self, buffer: Option<Buffer>, size: usize, len: usize, purpose: Use, mapped: bool) {
+        let buffer = buffer.filter(|_| !mapped);
         let mut state = self.0.state.lock();
         state.stats.in_use_bytes -= size;
         state.stats.slack_bytes -= size - len;
         state.stats.leases -= 1;
+        if mapped {
+            state.stats.mapped_bytes -= size;
+        }
         if purpose == Use::Input {
             state.input_bytes -= size;
         }
@@ -321,6 +366,7 @@ pub struct Lease {
     size: usize,
     purpose: Use,
     stale: bool,
+    mapped: bool,
 }
 
 impl Lease {
@@ -374,7 +420,7 @@ impl Lease {
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        self.pool.give_back(self.buffer.take(), self.size, self.len, self.purpose);
+        self.pool.give_back(self.buffer.take(), self.size, self.len, self.purpose, self.mapped);
     }
 }
 
@@ -485,6 +531,27 @@ mod tests {
             drop(held);
             assert_eq!(waiter.join().unwrap(), Ok(4096));
         });
+    }
+
+    #[test]
+    fn the_source_comes_first_and_gets_its_memory_back() {
+        let pool = Pool::new("sim0", 8192);
+        let given = Arc::new(AtomicUsize::new(0));
+        let count = given.clone();
+        pool.set_source(Some(Box::new(move |len, purpose| {
+            let first = purpose == Use::Input && count.fetch_add(1, Ordering::SeqCst) == 0;
+            first.then(|| (Buffer::zeroed(len), true))
+        })));
+        let first = pool.try_lease(300, Use::Input).unwrap();
+        assert!(first.is_stale(), "as the source says");
+        let second = pool.try_lease(300, Use::Input).unwrap();
+        assert!(!second.is_stale(), "ordinary memory beyond");
+        assert!(!pool.try_lease(300, Use::Output).unwrap().is_stale());
+        assert_eq!(given.load(Ordering::SeqCst), 2);
+        pool.set_source(None);
+        assert_eq!(Arc::strong_count(&given), 1, "the source is gone while its buffer is on loan");
+        drop((first, second));
+        assert_eq!((pool.stats().in_use_bytes, pool.stats().mapped_bytes), (0, 0));
     }
 
     #[test]

@@ -57,6 +57,9 @@ pub struct FleetConfig {
     /// Most host memory per stick for inputs and outputs, bytes; all sticks together take at most a quarter of what
     /// the machine has free at open.
     pub pool_bytes: usize,
+    /// Tell other processes of this user the counters, at a socket in the runtime folder
+    /// ([`super::stats_socket`]). Where that cannot be, the fleet works without.
+    pub stats_socket: bool,
 }
 
 impl Default for FleetConfig {
@@ -76,6 +79,7 @@ impl Default for FleetConfig {
             wait_timeout: Duration::from_secs(60),
             job_timeout: Duration::from_secs(30),
             pool_bytes: DEFAULT_CEILING_BYTES,
+            stats_socket: true,
         }
     }
 }

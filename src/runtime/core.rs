@@ -24,6 +24,7 @@ use crate::pipeline::Load;
 use crate::pool::Pool;
 use crate::sched::{Event, GraphNo, Scheduler, StickNo};
 use crate::stats::{Latency, StageTimes};
+use crate::transport::{MemoryKind, MemoryReport};
 use crate::wire::Capabilities;
 
 pub(super) struct Shared {
@@ -112,6 +113,8 @@ pub(super) struct StickEntry {
     pub(super) exited: bool,
     pub(super) capabilities: Option<Capabilities>,
     pub(super) speed_mbps: u32,
+    pub(super) memory_kind: Option<MemoryKind>,
+    pub(super) memory: Option<MemoryReport>,
     pub(super) used_memory_bytes: Option<u32>,
     pub(super) temperature_c: Option<f32>,
     pub(super) throttle_level: Option<u8>,
@@ -143,6 +146,8 @@ impl Core {
             exited: false,
             capabilities: None,
             speed_mbps: 0,
+            memory_kind: None,
+            memory: None,
             used_memory_bytes: None,
             temperature_c: None,
             throttle_level: None,

@@ -13,16 +13,18 @@ use super::core::{CLOSE_GRACE, Core, Phase, Record, Shared, StickShared, cancell
 use super::graph::{self, Graph};
 use super::inbox::{Command, Inbox};
 use super::keeper::{self, Bell, Calls};
+use super::snapshot::snapshot;
+use super::stats_document::{GraphSummary, document};
+use super::stats_socket::{self, StatsSocket};
 use super::ticket::Slots;
 use super::worker::Worker;
-use super::{FleetStats, StickState, StickStats};
+use super::{FleetStats, StickState};
 use crate::blob::Blob;
-use crate::clock::{Clock, Instant, Monotonic};
+use crate::clock::{Clock, Monotonic};
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::StickId;
 use crate::pool::{Pool, ceiling_for_host};
 use crate::sched::{Event, GraphNo, Policy};
-use crate::stats::{Latency, StageTimes};
 use crate::transport::{Port, Reactor, ReactorKind};
 
 /// Assembles a fleet.
@@ -71,7 +73,11 @@ impl FleetBuilder {
         };
         let clock = Arc::new(Monotonic::new());
         let ceiling = ceiling_for_host(config.pool_bytes, ports.len());
-        let kind = ReactorKind::detect().kind;
+        let detected = ReactorKind::detect();
+        let kind = detected.kind;
+        if let Some(why) = detected.why_not {
+            tracing::info!(%why, "io_uring does not work here: waiting with {}", kind.as_str());
+        }
         let mut threads = Vec::new();
         let mut starts = Vec::new();
         let mut sticks = Vec::new();
@@ -118,11 +124,17 @@ impl FleetBuilder {
             let _ = start.send(shared.clone());
         }
         let keeper = keeper::start(shared.clone());
-        let inner = Arc::new(Inner { shared, threads: Mutex::new(threads), keeper: Mutex::new(None) });
+        let inner = Arc::new(Inner {
+            shared,
+            threads: Mutex::new(threads),
+            keeper: Mutex::new(None),
+            stats: Mutex::new(None),
+        });
         // The builder's fleet: when opening fails, its drop ends the threads.
         let fleet = Fleet(inner);
         *fleet.0.keeper.lock() = Some(keeper.map_err(system)?);
         fleet.wait_until_settled()?;
+        fleet.serve_stats();
         Ok(fleet)
     }
 }
@@ -135,6 +147,7 @@ struct Inner {
     shared: Arc<Shared>,
     threads: Mutex<Vec<Option<JoinHandle<()>>>>,
     keeper: Mutex<Option<JoinHandle<()>>>,
+    stats: Mutex<Option<StatsSocket>>,
 }
 
 impl Drop for Inner {
@@ -227,64 +240,26 @@ impl Fleet {
         self.0.shared.sticks.iter().map(|s| &s.id)
     }
 
+    /// Lets other processes read the counters. A fleet works without, so it only says why not.
+    fn serve_stats(&self) {
+        let shared = self.0.shared.clone();
+        if !shared.config.stats_socket {
+            return;
+        }
+        match StatsSocket::serve(&stats_socket::folder(), move || stats_document(&shared)) {
+            Ok(socket) => *self.0.stats.lock() = Some(socket),
+            Err(error) => tracing::info!(%error, "other processes cannot read this fleet's statistics"),
+        }
+    }
+
+    /// The counters as the stats socket tells them.
+    pub fn stats_document(&self) -> serde_json::Value {
+        stats_document(&self.0.shared)
+    }
+
     /// A snapshot of all counters.
     pub fn stats(&self) -> FleetStats {
-        let shared = &self.0.shared;
-        let now = shared.clock.now();
-        let core = shared.core.lock();
-        let mut latency = Latency::new();
-        let mut stages: [Latency; StageTimes::COUNT] = std::array::from_fn(|_| Latency::new());
-        let mut completed = 0;
-        let mut failed = core.failed;
-        let mut sched = core.sched.stats(now);
-        completed += core.fallback_completed;
-        let mut sticks = Vec::with_capacity(shared.sticks.len());
-        let of_stick = std::mem::take(&mut sched.sticks);
-        let mut of_stick: std::collections::BTreeMap<u32, _> =
-            of_stick.into_iter().map(|s| (s.stick.0, s)).collect();
-        for (stick, entry) in shared.sticks.iter().zip(&core.sticks) {
-            let record = stick.record.lock();
-            latency.merge(&record.latency);
-            stages.iter_mut().zip(&record.stages).for_each(|(all, own)| all.merge(own));
-            completed += record.completed;
-            failed += record.failed_requests;
-            let load = record.load_until(now);
-            sticks.push(StickStats {
-                id: stick.id.clone(),
-                simulated: stick.simulated.clone(),
-                state: entry.state,
-                failure: entry.cause.as_ref().map(|c| c.detail.clone()),
-                capabilities: entry.capabilities,
-                speed_mbps: entry.speed_mbps,
-                used_memory_bytes: entry.used_memory_bytes,
-                temperature_c: entry.temperature_c,
-                throttle_level: entry.throttle_level,
-                completed: record.completed,
-                failed: record.failed,
-                in_flight: load.in_flight,
-                busy: load.busy,
-                depth_time: load.depth_time,
-                resets: entry.resets,
-                latency: record.latency.clone(),
-                host_pool: stick.pool.stats(),
-                sched: of_stick.remove(&(sticks.len() as u32)),
-            });
-        }
-        FleetStats {
-            elapsed: now - Instant::ZERO,
-            sticks,
-            submitted: core.submitted,
-            completed,
-            failed,
-            retried: sched.counters.retried,
-            queued: core.sched.queued() as u64,
-            fallback: core.fallback_completed,
-            policy: core.sched.config().policy,
-            law: sched.law,
-            retries_refused: sched.retry_budget.1,
-            latency,
-            stages,
-        }
+        snapshot(&self.0.shared)
     }
 
     /// Asks every ready stick for temperature and memory; the answers are in the next [`Fleet::stats`].
@@ -328,6 +303,13 @@ impl Fleet {
     pub fn close(self, timeout: Duration) -> Result<()> {
         self.0.close(timeout)
     }
+}
+
+fn stats_document(shared: &Shared) -> serde_json::Value {
+    let graphs: Vec<GraphSummary> =
+        shared.core.lock().graphs.iter().flatten().filter(|g| g.handles > 0).map(|g| g.summary()).collect();
+    let stats = snapshot(shared);
+    document(&stats, &graphs, stats.policy.as_str())
 }
 
 impl Inner {
@@ -379,6 +361,8 @@ impl Inner {
             // Likewise.
             let _ = keeper.join();
         }
+        // Last, so that a long drain can be watched.
+        drop(self.stats.lock().take());
         match exited.iter().position(|exited| !exited) {
             None => Ok(()),
             Some(at) => Err(Error::new(ErrorKind::Timeout, "close fleet")

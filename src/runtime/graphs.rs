@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::config::LoadOptions;
 use super::core::{Core, Shared, number};
 use super::failure::Cause;
+use super::stats_document::GraphSummary;
 use crate::blob::Blob;
 use crate::cache::{CacheKey, GraphNeeds, LoadKey};
 use crate::clock::Instant;
@@ -201,6 +202,16 @@ impl GraphEntry {
     /// The smallest batch size.
     pub(super) fn blob(&self) -> &Blob {
         &self.variants[0].blob
+    }
+
+    /// For statistics.
+    pub(super) fn summary(&self) -> GraphSummary {
+        GraphSummary {
+            name: self.blob().name().to_owned(),
+            macs: self.blob().macs().model,
+            depth: self.options.depth,
+            instances: self.options.instances,
+        }
     }
 
     /// For the scheduler; `kept` on all sticks, or where demand brings it.

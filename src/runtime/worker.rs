@@ -16,11 +16,11 @@ use crate::cache::StickLimits;
 use crate::clock::{Clock, Instant};
 use crate::error::{Error, ErrorKind, Result};
 use crate::pipeline::{Done, Event, Failure, GraphId, GraphSpec, Job, Pipeline, PipelineConfig, Reason};
-use crate::pool::Lease;
+use crate::pool::{Lease, Source, Use};
 use crate::sched::{self, Fault, ThermalReading};
 use crate::stats::StageTimes;
 use crate::stick::{StickConfig, StickError};
-use crate::transport::{Connection, Interest, Port, Reactor, Token, Transport};
+use crate::transport::{Connection, Direction, Interest, Port, Reactor, Token, Transport};
 use crate::wire::{Capabilities, ThermalStats};
 
 const TELEMETRY_PERIOD: Duration = Duration::from_secs(1);
@@ -141,6 +141,14 @@ impl Worker {
             wanted: RunTag::is_wanted,
         };
         let now = shared.clock.now();
+        me.pool.set_source(transport.memory().map(|memory| {
+            let memory = memory.clone();
+            let source: Source = Box::new(move |len, purpose| match purpose {
+                Use::Input => memory.take(len, Direction::Out),
+                Use::Output => memory.take(len, Direction::In),
+            });
+            source
+        }));
         let mut session = Session {
             pipeline: Pipeline::new(config, me.pool.clone(), now),
             transport,
@@ -164,6 +172,7 @@ impl Worker {
         };
         session.pipeline.open(now);
         let ended = session.run(&shared, &mut self.reactor);
+        me.pool.set_source(None);
         self.reactor.deregister(token);
         ended
     }
@@ -256,7 +265,9 @@ impl Session {
             if reported || ready_now || reactor.take_wake() {
                 continue;
             }
-            let wait = self.next_wake().saturating_since(shared.clock.now());
+            let now = shared.clock.now();
+            let retry = self.transport.retry_after().map(|after| now + after);
+            let wait = retry.into_iter().chain([self.next_wake()]).min().unwrap_or(now).saturating_since(now);
             if wait.is_zero() {
                 continue;
             }
@@ -437,8 +448,12 @@ impl Session {
                 Event::Thermal(thermal) => self.thermal(shared, &thermal),
                 Event::UsedMemory(bytes) => {
                     let now = shared.clock.now();
+                    // What is mapped grows with the graphs.
+                    let mapped = self.transport.memory().map(|memory| memory.report());
                     let mut core = shared.core.lock();
-                    core.sticks[self.index].used_memory_bytes = Some(bytes);
+                    let entry = &mut core.sticks[self.index];
+                    entry.used_memory_bytes = Some(bytes);
+                    entry.memory = mapped;
                     let used = u64::from(bytes);
                     core.tell(sched::Event::MemoryUsed { stick: number(self.index), bytes: used }, now);
                     let rings = shared.carry_out(&mut core);
@@ -471,6 +486,8 @@ impl Session {
             entry.settled = true;
             entry.capabilities = Some(capabilities);
             entry.speed_mbps = self.transport.info().speed_mbps;
+            entry.memory_kind = Some(self.transport.info().memory);
+            entry.memory = self.transport.memory().map(|memory| memory.report());
             let limits = StickLimits::myriad_x(
                 u64::from(capabilities.max_memory_bytes),
                 capabilities.max_graphs,

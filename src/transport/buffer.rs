@@ -1,8 +1,11 @@
 //! Memory that can be lent to a transport.
 
+mod region;
+
 use std::fmt;
 use std::sync::Arc;
 
+pub(in crate::transport) use region::{Piece, Region};
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout};
 
 /// Alignment of owned memory: a cache line, so that SIMD conversion and the host controller's DMA start on one.
@@ -18,10 +21,16 @@ struct Block([u8; BUFFER_ALIGN]);
 
 const _: () = assert!(align_of::<Block>() == BUFFER_ALIGN && size_of::<Block>() == BUFFER_ALIGN);
 
-// A third kind, mappings of a usbfs descriptor, comes here as `Mapped(..)`; it is the only one that needs `unsafe`.
 enum Memory {
     Owned { blocks: Box<[Block]>, len: usize },
     Shared(Arc<dyn AsRef<[u8]> + Send + Sync>),
+    Mapped(Piece),
+}
+
+impl From<Piece> for Buffer {
+    fn from(piece: Piece) -> Self {
+        Buffer(Memory::Mapped(piece))
+    }
 }
 
 impl Buffer {
@@ -41,6 +50,7 @@ impl Buffer {
         match &self.0 {
             Memory::Owned { blocks, len } => &blocks.as_bytes()[..*len],
             Memory::Shared(s) => (**s).as_ref(),
+            Memory::Mapped(piece) => piece.as_slice(),
         }
     }
 
@@ -49,6 +59,7 @@ impl Buffer {
         match &mut self.0 {
             Memory::Owned { blocks, len } => Some(&mut blocks.as_mut_bytes()[..*len]),
             Memory::Shared(_) => None,
+            Memory::Mapped(piece) => Some(piece.as_mut_slice()),
         }
     }
 
@@ -57,11 +68,17 @@ impl Buffer {
         matches!(self.0, Memory::Shared(_))
     }
 
+    /// True for memory of a device's mapping, which goes back to the mapping when it is dropped.
+    pub fn is_mapped(&self) -> bool {
+        matches!(self.0, Memory::Mapped(_))
+    }
+
     /// Length in bytes.
     pub fn len(&self) -> usize {
         match &self.0 {
             Memory::Owned { len, .. } => *len,
             Memory::Shared(s) => (**s).as_ref().len(),
+            Memory::Mapped(piece) => piece.len(),
         }
     }
 

@@ -11,7 +11,8 @@ use rustix::time::{
 };
 
 use super::{
-    Buffer, Completion, Direction, Rejected, Transfer, TransferError, Transport, TransportInfo, WaitOn,
+    Buffer, Completion, Direction, MappedMemory, Rejected, Transfer, TransferError, Transport, TransportInfo,
+    WaitOn,
 };
 use crate::clock::{Clock, Instant};
 
@@ -357,6 +358,14 @@ impl<T: Transport> Transport for FaultInjector<T> {
             Some(alarm) => Some(WaitOn { fd: alarm.epoll.as_fd(), readable: true, writable: false }),
             None => self.inner.wait_on(),
         }
+    }
+
+    fn retry_after(&self) -> Option<Duration> {
+        self.inner.retry_after()
+    }
+
+    fn memory(&self) -> Option<&Arc<MappedMemory>> {
+        self.inner.memory()
     }
 
     fn cancel_all(&mut self) {

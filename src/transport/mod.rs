@@ -11,6 +11,7 @@ mod device_end;
 mod fault;
 mod frame;
 mod lane;
+mod memory;
 mod pipe;
 mod port;
 mod reactor;
@@ -23,11 +24,14 @@ mod wake;
 
 use std::ops::Range;
 use std::os::fd::BorrowedFd;
+use std::sync::Arc;
+use std::time::Duration;
 
 pub use buffer::{BUFFER_ALIGN, Buffer};
 pub use decode::{Decoder, TRACE_BYTES, TraceEvent, TraceLine};
 pub use device_end::{DeviceEnd, InWriter};
 pub use fault::{Fault, FaultInjector, FaultRule, Fired, When};
+pub use memory::{LARGEST_MAPPING, MappedMemory, MemoryReport};
 pub use pipe::{PipeDevice, PipeHost, pipe, simulated_pipe};
 pub use port::{Connection, Port};
 pub use reactor::{Detected, Interest, Reactor, ReactorKind, Token, Waker};
@@ -164,6 +168,17 @@ pub enum MemoryKind {
     InProcess,
 }
 
+impl MemoryKind {
+    /// `mapped`, `copied` or `in_process`, as reports and JSON print it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            MemoryKind::Mapped => "mapped",
+            MemoryKind::Copied => "copied",
+            MemoryKind::InProcess => "in_process",
+        }
+    }
+}
+
 /// What to wait for before the next [`Transport::poll`] can have something.
 #[derive(Debug)]
 pub struct WaitOn<'a> {
@@ -200,6 +215,16 @@ pub trait Transport: Send {
 
     /// What to wait on; `None` for a transport that is driven by its other end on the same thread (simulation).
     fn wait_on(&self) -> Option<WaitOn<'_>>;
+
+    /// Set while transfers wait for memory that no event of this transport will announce: poll again after so long.
+    fn retry_after(&self) -> Option<Duration> {
+        None
+    }
+
+    /// Memory that the other end reads and writes without a copy, where there is any; it lives as long as its buffers.
+    fn memory(&self) -> Option<&Arc<MappedMemory>> {
+        None
+    }
 
     /// Cancels all transfers; each still completes, with [`TransferError::Cancelled`] or as it ended before.
     fn cancel_all(&mut self);

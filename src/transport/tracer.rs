@@ -3,11 +3,14 @@
 use std::collections::VecDeque;
 use std::io::{self, BufWriter, Write};
 use std::sync::Arc;
+use std::time::Duration;
 
 use parking_lot::Mutex;
 
 use super::decode::{Decoder, TRACE_BYTES, TraceEvent, TraceLine};
-use super::{Completion, Direction, Rejected, Transfer, TransferError, Transport, TransportInfo, WaitOn};
+use super::{
+    Completion, Direction, MappedMemory, Rejected, Transfer, TransferError, Transport, TransportInfo, WaitOn,
+};
 use crate::clock::{Clock, Instant};
 use crate::id::StickId;
 
@@ -55,6 +58,15 @@ impl TraceSink {
         let mut outputs = self.0.lock();
         let now = outputs.clock.now();
         outputs.line(now, stick.as_str(), TraceEvent::Note(text.into()));
+    }
+
+    /// A line about bytes that another observer saw whole, such as a virtual stick. `decoder` follows that stick alone.
+    pub fn transfer(&self, stick: &StickId, decoder: &mut Decoder, direction: Direction, bytes: &[u8]) {
+        let text = decoder.describe(direction, bytes.len(), bytes);
+        let shown = bytes[..bytes.len().min(TRACE_BYTES)].to_vec();
+        let mut outputs = self.0.lock();
+        let now = outputs.clock.now();
+        outputs.line(now, stick.as_str(), TraceEvent::Transfer { direction, len: bytes.len(), text, shown });
     }
 
     /// Writes out what is buffered. Also done when the last clone is dropped.
@@ -228,6 +240,14 @@ impl<T: Transport> Transport for Tracer<T> {
 
     fn wait_on(&self) -> Option<WaitOn<'_>> {
         self.inner.wait_on()
+    }
+
+    fn retry_after(&self) -> Option<Duration> {
+        self.inner.retry_after()
+    }
+
+    fn memory(&self) -> Option<&Arc<MappedMemory>> {
+        self.inner.memory()
     }
 
     fn cancel_all(&mut self) {

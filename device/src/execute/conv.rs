@@ -1,9 +1,10 @@
 //! Convolution: the core that NCE and software stages share, and the software weight layouts.
 //!
 //! ```text
-//! input planes (FP16, strided) ─► im2col tile (f32, padding and zero stuffing included) ─► GEMM ─► bias, scale, activation ─► FP16
+//! input planes (FP16, strided) ─► panels (f32, padding and zero stuffing included) ─► product ─► bias, scale, activation ─► FP16
 //! ```
-//! Tiles are bands of output rows, so that scratch stays in cache whatever the plane. Input channels whose weights are all
+//! A band of output rows goes all the way at once, so that what lies between stays in cache, and bands are what threads
+//! share. Input channels whose weights are all
 //! zero are never read: the NCE is fed padding channels that nobody wrote, and 0·NaN would spoil the sum. Where every
 //! output channel has one input channel (depthwise run as dense), the planes are filtered one by one instead.
 
@@ -15,10 +16,14 @@ use super::memory::Place;
 use super::params::Context;
 use super::planes::Planes;
 use super::{Operation, Prepared, Scratch, sized};
+use crate::gemm::halves::from_f32;
+use crate::gemm::panel::{self, LANES, Line};
 use crate::gemm::{Matrix, multiply, wide};
 
-/// f32 elements of an im2col tile that still stay in cache beside their product.
-const TILE: usize = 1 << 18;
+/// f32 elements of unfolded input that stay in cache beside weights and product.
+const TILE: usize = 1 << 17;
+/// Pixels of a plane up to which a product is more a sum over weights than one over panels.
+const FEW_PIXELS: usize = 4;
 /// Most f32 elements that one band of rows may take: beyond any graph that fits a stick.
 const LARGEST: usize = 1 << 26;
 /// Multiply-accumulates from which on it pays to wake the other cores.
@@ -53,10 +58,14 @@ impl Finish {
 
 #[derive(Debug)]
 enum Weights {
-    /// `[oc][channels.len() · taps]`, over the listed input channels: the order in which GEMM packs fastest.
-    Dense { matrix: Vec<f32>, channels: Vec<usize> },
+    /// Over the listed input channels, `channels.len() · taps` deep.
+    Dense { weights: panel::Weights, channels: Vec<usize> },
+    /// The same as `[oc][channels.len() · taps]`, for planes of [`FEW_PIXELS`].
+    Flat { matrix: Vec<f32>, channels: Vec<usize> },
     /// One input channel per output channel, `None` where all its weights are zero; `[oc][taps]`.
     PerChannel { sources: Vec<Option<usize>>, taps: Vec<f32> },
+    /// None but zeros.
+    Zero,
 }
 
 /// Geometry of a convolution, x before y.
@@ -120,13 +129,15 @@ impl Convolution {
             }
             Weights::PerChannel { sources: (0..oc).map(Some).collect(), taps: weights[..oc * taps].to_vec() }
         } else {
-            analyse(kernels, oc, ic, taps)
+            let factor = if setup.pooled { 4 } else { 1 };
+            let pixels = output.width * output.height * factor;
+            analyse(kernels, oc, ic, taps, pixels <= FEW_PIXELS && output.batch == 1)
         };
         let factor = if setup.pooled { 2 } else { 1 };
         let width = output.width * factor;
         let inner = match &weights {
-            Weights::Dense { channels, .. } => channels.len() * taps,
-            Weights::PerChannel { .. } => taps,
+            Weights::Dense { channels, .. } | Weights::Flat { channels, .. } => channels.len() * taps,
+            Weights::PerChannel { .. } | Weights::Zero => taps,
         };
         let row = inner.max(1).saturating_mul(width).saturating_mul(factor);
         if row.max(oc.saturating_mul(width * factor)) > LARGEST {
@@ -134,7 +145,10 @@ impl Convolution {
         }
         let band = match &weights {
             Weights::Dense { .. } => (TILE * factor / row).max(1) * factor,
-            Weights::PerChannel { .. } => (4 * TILE / (oc * width)).max(1).next_multiple_of(factor),
+            Weights::Flat { .. } => output.height * factor,
+            Weights::PerChannel { .. } | Weights::Zero => {
+                (4 * TILE / (oc * width)).max(1).next_multiple_of(factor)
+            }
         }
         .min(output.height * factor);
         let work = (oc * output.height * factor * width) as u64 * inner as u64 * output.batch as u64;
@@ -211,122 +225,231 @@ impl Convolution {
     /// A kernel of one pixel on the plane as it is: the tile is the plane.
     fn is_direct(&self) -> bool {
         let w = &self.window;
-        w.kernel == (1, 1) && w.stride == (1, 1) && w.pad == (0, 0) && w.stuffing == (1, 1)
+        w.kernel == (1, 1)
+            && (w.stride, w.pad, w.stuffing) == ((1, 1), (0, 0), (1, 1))
+            && self.input.width == self.width()
+            && self.input.height >= self.output.height * if self.pooled { 2 } else { 1 }
     }
 
-    /// The im2col tile `[channel][ky][kx][row][column]`.
+    /// Width of the product: twice the output's, where it is pooled.
+    fn width(&self) -> usize {
+        self.output.width * if self.pooled { 2 } else { 1 }
+    }
+
+    /// The kernel of nearly all depthwise layers, in the form that [`three_by_three`] takes.
+    fn is_three_by_three(&self) -> bool {
+        let w = &self.window;
+        !self.pooled && w.kernel == (3, 3) && (w.stride, w.dilation) == ((1, 1), (1, 1))
+    }
+
+    /// Calls `block(number, values)` for every channel and tap in turn, with what that tap sees of the input: a value for
+    /// each pixel of the band, and room up to a whole panel.
     fn unfold(
         &self,
         source: (&Planes, &[u16]),
         (image, first, rows): (usize, usize, usize),
         channels: &[usize],
-        tile: &mut [f32],
-        parallel: bool,
+        (strip, line): (&mut Vec<f32>, &mut Vec<f32>),
+        mut block: impl FnMut(usize, &[f32]),
     ) {
         let Window { kernel, stride, dilation, .. } = self.window;
-        let width = self.output.width * if self.pooled { 2 } else { 1 };
+        let width = self.width();
         let Some((strip_width, strip_height)) = self.strip(rows) else { return };
         let n = rows * width;
-        let block = |(&channel, block): (&usize, &mut [f32])| {
+        let line = sized(line, n.next_multiple_of(LANES));
+        let strip = sized(strip, strip_width * strip_height);
+        for (number, &channel) in channels.iter().enumerate() {
             if self.is_direct() {
-                self.load(source, (image, channel, first), width, block);
-                return;
+                source.0.read_rows(source.1, (image, channel, first), &mut line[..n]);
+                block(number, line);
+                continue;
             }
-            with_strip(strip_width * strip_height, |strip| {
-                self.load(source, (image, channel, first * stride.1), strip_width, strip);
-                for (tap, block) in block.chunks_exact_mut(n).enumerate() {
-                    let (kx, ky) = (tap % kernel.0, tap / kernel.0);
-                    for (y, row) in block.chunks_exact_mut(width).enumerate() {
-                        let at = (y * stride.1 + ky * dilation.1) * strip_width + kx * dilation.0;
-                        pick(&strip[at..], stride.0, row);
-                    }
+            self.load(source, (image, channel, first * stride.1), strip_width, strip);
+            let taps = kernel.0 * kernel.1;
+            for tap in 0..taps {
+                let (kx, ky) = (tap % kernel.0, tap / kernel.0);
+                for (y, row) in line[..n].chunks_exact_mut(width).enumerate() {
+                    let at = (y * stride.1 + ky * dilation.1) * strip_width + kx * dilation.0;
+                    pick(&strip[at..], stride.0, row);
                 }
-            });
-        };
-        let blocks = n * kernel.0 * kernel.1;
-        if parallel {
-            let tile = tile.par_chunks_exact_mut(blocks);
-            channels.par_iter().zip(tile).with_min_len((1 << 13) / blocks + 1).for_each(block);
-        } else {
-            channels.iter().zip(tile.chunks_exact_mut(blocks)).for_each(block);
+                block(number * taps + tap, line);
+            }
         }
     }
 
-    /// One input plane per output plane.
-    fn filter(
+    /// A band of one image, all the way to FP16: output channels `stride` words apart.
+    fn band(
         &self,
         source: (&Planes, &[u16]),
         (image, first, rows): (usize, usize, usize),
-        (sources, taps): (&[Option<usize>], &[f32]),
-        product: &mut [f32],
-        parallel: bool,
+        room: &mut Room,
+        (dense, stride): (&mut [u16], usize),
     ) {
-        let Window { kernel, stride, dilation, .. } = self.window;
-        let width = self.output.width * if self.pooled { 2 } else { 1 };
-        let Some((strip_width, strip_height)) = self.strip(rows) else { return };
-        let count = kernel.0 * kernel.1;
-        let plane = |((&channel, taps), plane): ((&Option<usize>, &[f32]), &mut [f32])| {
-            plane.fill(0.0);
-            let Some(channel) = channel else { return };
-            with_strip(strip_width * strip_height, |strip| {
-                self.load(source, (image, channel, first * stride.1), strip_width, strip);
-                wide(|| {
-                    for (y, row) in plane.chunks_exact_mut(width).enumerate() {
-                        for (ky, taps) in taps.chunks_exact(kernel.0).enumerate() {
-                            let line =
-                                &strip[(y * stride.1 + ky * dilation.1) * strip_width..][..strip_width];
-                            accumulate(row, line, taps, stride.0, dilation.0);
-                        }
-                    }
+        let n = rows * self.width();
+        let Room { strip, line, panels, product } = room;
+        match &self.weights {
+            Weights::Dense { weights, channels } => {
+                let depth = weights.depth();
+                let panels = sized(panels, n.div_ceil(LANES) * depth);
+                self.unfold(source, (image, first, rows), channels, (strip, line), |number, line| {
+                    let lines = line.as_chunks::<LANES>().0;
+                    panels[number..].iter_mut().step_by(depth).zip(lines).for_each(|(to, from)| *to = *from);
                 });
-            });
-        };
-        if parallel {
-            let planes = product.par_chunks_exact_mut(rows * width);
-            let kernels = sources.par_iter().zip(taps.par_chunks_exact(count));
-            kernels.zip(planes).with_min_len(2).for_each(plane);
-        } else {
-            let planes = product.chunks_exact_mut(rows * width);
-            sources.iter().zip(taps.chunks_exact(count)).zip(planes).for_each(plane);
+                if !self.pooled {
+                    weights.multiply(panels, n, Rounded { convolution: self, dense, stride });
+                    return;
+                }
+                let step = n.next_multiple_of(LANES);
+                let product = sized(product, self.output.channels * step);
+                weights.multiply(panels, n, |row: usize, at: usize, sums: &mut Line| {
+                    product[row * step + at..][..LANES].copy_from_slice(sums);
+                });
+                for (channel, values) in product.chunks_exact_mut(step).enumerate() {
+                    self.complete(channel, rows, &mut values[..n], &mut dense[channel * stride..]);
+                }
+            }
+            Weights::PerChannel { sources, taps } if self.is_three_by_three() => {
+                let Some((width, height)) = self.strip(rows) else { return };
+                let strip = sized(strip, width * height);
+                // Rows with the strip's gaps between them: one long loop, whatever the width.
+                let plane = sized(product, (rows - 1) * width + self.output.width);
+                for (channel, (&from, taps)) in sources.iter().zip(taps.as_chunks::<9>().0).enumerate() {
+                    if let Some(from) = from {
+                        self.load(source, (image, from, first), width, strip);
+                    }
+                    let dense = &mut dense[channel * stride..][..n];
+                    wide(|| {
+                        match from {
+                            Some(_) => three_by_three(strip, width, taps, plane),
+                            None => plane.fill(0.0),
+                        }
+                        self.finish(channel, plane);
+                    });
+                    for (to, from) in dense.chunks_exact_mut(self.output.width).zip(plane.chunks(width)) {
+                        from_f32(&from[..self.output.width], to);
+                    }
+                }
+            }
+            Weights::PerChannel { sources, taps } => {
+                let count = self.window.kernel.0 * self.window.kernel.1;
+                let plane = sized(product, n);
+                for (channel, (&from, taps)) in sources.iter().zip(taps.chunks_exact(count)).enumerate() {
+                    plane.fill(0.0);
+                    if let Some(from) = from {
+                        self.filter(source, (image, from, first), taps, strip, plane);
+                    }
+                    self.complete(channel, rows, plane, &mut dense[channel * stride..]);
+                }
+            }
+            Weights::Flat { .. } | Weights::Zero => {
+                let plane = sized(product, n);
+                for channel in 0..self.output.channels {
+                    plane.fill(0.0);
+                    self.complete(channel, rows, plane, &mut dense[channel * stride..]);
+                }
+            }
         }
     }
 
-    /// Bias, then scale, then activation, then pooling, then FP16.
-    fn store(
+    /// The only image, whose plane is a pixel or a few.
+    fn flat(
         &self,
-        arena: &mut [u16],
-        (image, first, rows): (usize, usize, usize),
-        product: &mut [f32],
+        source: (&Planes, &[u16]),
+        rows: usize,
+        (matrix, channels): (&[f32], &[usize]),
+        (tile, product): (&mut Vec<f32>, &mut Vec<f32>),
         parallel: bool,
     ) {
-        let width = self.output.width * if self.pooled { 2 } else { 1 };
-        let finish = |channel: usize, values: &mut [f32]| {
-            wide(|| {
-                let bias = self.bias.as_ref().map_or(0.0, |b| b[channel]);
-                match &self.scale {
-                    Some(scale) => {
-                        let scale = scale[channel];
-                        values.iter_mut().for_each(|v| *v = (*v + bias) * scale);
-                    }
-                    None if self.bias.is_some() => values.iter_mut().for_each(|v| *v += bias),
-                    None => {}
-                }
-                self.finish.apply(values);
-                if self.pooled {
-                    for y in 0..rows / 2 {
-                        for x in 0..width / 2 {
-                            let at = 2 * y * width + 2 * x;
-                            let most = values[at].max(values[at + 1]);
-                            let below = values[at + width].max(values[at + width + 1]);
-                            values[y * (width / 2) + x] = most.max(below);
-                        }
-                    }
-                }
+        let n = rows * self.width();
+        let depth = channels.len() * self.window.kernel.0 * self.window.kernel.1;
+        let tile = sized(tile, depth * n);
+        with_room(|Room { strip, line, .. }| {
+            self.unfold(source, (0, 0, rows), channels, (strip, line), |number, line| {
+                tile[number * n..][..n].copy_from_slice(&line[..n]);
             });
-        };
-        let factor = if self.pooled { 2 } else { 1 };
-        let band = (image, first / factor, rows / factor);
-        self.output.write_bands(arena, band, (product, rows * width), parallel, finish);
+        });
+        multiply(
+            (self.output.channels, n, depth),
+            Matrix { data: matrix, rows: depth, columns: 1 },
+            Matrix { data: tile, rows: n, columns: 1 },
+            sized(product, self.output.channels * n),
+            parallel,
+        );
+    }
+
+    /// One input plane through one kernel, added to `plane`.
+    fn filter(
+        &self,
+        source: (&Planes, &[u16]),
+        (image, channel, first): (usize, usize, usize),
+        taps: &[f32],
+        strip: &mut Vec<f32>,
+        plane: &mut [f32],
+    ) {
+        let Window { kernel, stride, dilation, .. } = self.window;
+        let width = self.width();
+        let Some((strip_width, strip_height)) = self.strip(plane.len() / width) else { return };
+        let strip = sized(strip, strip_width * strip_height);
+        self.load(source, (image, channel, first * stride.1), strip_width, strip);
+        wide(|| {
+            for (y, row) in plane.chunks_exact_mut(width).enumerate() {
+                for (ky, taps) in taps.chunks_exact(kernel.0).enumerate() {
+                    let line = &strip[(y * stride.1 + ky * dilation.1) * strip_width..][..strip_width];
+                    accumulate(row, line, taps, stride.0, dilation.0);
+                }
+            }
+        });
+    }
+
+    /// Bias, then scale, then activation.
+    #[inline(always)]
+    fn finish(&self, channel: usize, values: &mut [f32]) {
+        let bias = self.bias.as_ref().map_or(0.0, |b| b[channel]);
+        match &self.scale {
+            Some(scale) => {
+                let scale = scale[channel];
+                values.iter_mut().for_each(|v| *v = (*v + bias) * scale);
+            }
+            None if self.bias.is_some() => values.iter_mut().for_each(|v| *v += bias),
+            None => {}
+        }
+        self.finish.apply(values);
+    }
+
+    /// Bias, then scale, then activation, then pooling, then FP16.
+    fn complete(&self, channel: usize, rows: usize, values: &mut [f32], dense: &mut [u16]) {
+        let width = self.width();
+        wide(|| {
+            self.finish(channel, values);
+            let mut count = values.len();
+            if self.pooled {
+                for y in 0..rows / 2 {
+                    for x in 0..width / 2 {
+                        let at = 2 * y * width + 2 * x;
+                        let most = values[at].max(values[at + 1]);
+                        let below = values[at + width].max(values[at + width + 1]);
+                        values[y * (width / 2) + x] = most.max(below);
+                    }
+                }
+                count /= 4;
+            }
+            from_f32(&values[..count], &mut dense[..count]);
+        });
+    }
+}
+
+/// Finishes sums on their way to FP16.
+struct Rounded<'a> {
+    convolution: &'a Convolution,
+    dense: &'a mut [u16],
+    stride: usize,
+}
+
+impl panel::After for Rounded<'_> {
+    #[inline(always)]
+    fn take(&mut self, row: usize, first: usize, sums: &mut Line) {
+        self.convolution.finish(row, sums);
+        from_f32(sums, &mut self.dense[row * self.stride + first..][..LANES]);
     }
 }
 
@@ -354,6 +477,22 @@ fn accumulate(row: &mut [f32], line: &[f32], taps: &[f32], stride: usize, dilati
     }
 }
 
+/// What [`accumulate`] makes of three rows, from 0 on and in the same order, for rows that lie in one strip as `plane`
+/// shall have them: what comes between the rows means nothing.
+#[inline(always)]
+fn three_by_three(strip: &[f32], width: usize, taps: &[f32; 9], plane: &mut [f32]) {
+    let n = plane.len();
+    let line = |y: usize, x: usize| &strip[y * width + x..][..n];
+    let (a, b, c) = (line(0, 0), line(0, 1), line(0, 2));
+    let (d, e, f) = (line(1, 0), line(1, 1), line(1, 2));
+    let (g, h, i) = (line(2, 0), line(2, 1), line(2, 2));
+    for (x, sum) in plane.iter_mut().enumerate() {
+        let first = 0.0 + taps[0] * a[x] + taps[1] * b[x] + taps[2] * c[x];
+        let second = first + taps[3] * d[x] + taps[4] * e[x] + taps[5] * f[x];
+        *sum = second + taps[6] * g[x] + taps[7] * h[x] + taps[8] * i[x];
+    }
+}
+
 /// Every `step`-th value.
 fn pick(from: &[f32], step: usize, to: &mut [f32]) {
     match step {
@@ -372,14 +511,27 @@ fn pick(from: &[f32], step: usize, to: &mut [f32]) {
     }
 }
 
-thread_local! {
-    /// A padded plane, one per worker: large allocations per stage would cost page faults.
-    static STRIP: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
+/// What a band needs on its way.
+#[derive(Default)]
+struct Room {
+    /// A padded plane.
+    strip: Vec<f32>,
+    /// What one tap sees.
+    line: Vec<f32>,
+    panels: Vec<Line>,
+    product: Vec<f32>,
 }
 
-/// Lends this worker's strip. `work` must not enter rayon (which could run another borrower on this thread).
-fn with_strip(n: usize, work: impl FnOnce(&mut [f32])) {
-    STRIP.with_borrow_mut(|strip| work(sized(strip, n)));
+thread_local! {
+    /// One per worker: large allocations per stage would cost page faults.
+    static ROOM: RefCell<Room> = const {
+        RefCell::new(Room { strip: Vec::new(), line: Vec::new(), panels: Vec::new(), product: Vec::new() })
+    };
+}
+
+/// Lends this worker's room. `work` must not enter rayon (which could run another borrower on this thread).
+fn with_room(work: impl FnOnce(&mut Room)) {
+    ROOM.with_borrow_mut(work);
 }
 
 fn output_rows(convolution: &Convolution) -> usize {
@@ -392,6 +544,7 @@ fn analyse<'a>(
     oc: usize,
     ic: usize,
     taps: usize,
+    flat: bool,
 ) -> Weights {
     let mut live = vec![false; ic];
     let mut sources = Vec::with_capacity(oc);
@@ -422,18 +575,58 @@ fn analyse<'a>(
             matrix.extend_from_slice(&kernel[channel * taps..(channel + 1) * taps]);
         }
     }
-    Weights::Dense { matrix, channels }
+    match channels.len() * taps {
+        0 => Weights::Zero,
+        _ if flat => Weights::Flat { matrix, channels },
+        depth => Weights::Dense { weights: panel::Weights::new(&matrix, depth), channels },
+    }
 }
 
 impl Operation for Convolution {
     fn run(&self, arena: &mut [u16], scratch: &mut Scratch) {
         let factor = if self.pooled { 2 } else { 1 };
-        let (width, height) = (self.output.width * factor, self.output.height * factor);
-        let Scratch { a: tile, b: product, words: snapshot, .. } = scratch;
-        let parallel = self.parallel && scratch.parallel;
-        // Later tiles must see the input as it was.
-        let tiles = height.div_ceil(self.band) * self.output.batch;
-        let moved = tiles > 1 && self.input.place.overlaps(&self.output.place);
+        let height = self.output.height * factor;
+        // Later bands and images must see the input as it was.
+        let overlap = self.input.place.overlaps(&self.output.place);
+        let parallel = self.parallel && scratch.parallel && !(overlap && self.output.batch > 1);
+        let Scratch { a: tile, b: product, words: dense, more: snapshot, .. } = scratch;
+        if let Weights::Flat { matrix, channels } = &self.weights {
+            let source = (&self.input, self.input.place.words(arena));
+            self.flat(source, height, (matrix, channels), (tile, product), parallel);
+            let n = height * self.width();
+            let stride = n / (factor * factor);
+            let dense = sized(dense, self.output.channels * stride);
+            let planes = product.chunks_exact_mut(n).zip(dense.chunks_exact_mut(stride));
+            planes.take(self.output.channels).enumerate().for_each(|(channel, (values, dense))| {
+                self.complete(channel, height, values, dense);
+            });
+            self.output.move_bands(arena, (0, 0, self.output.height), (dense, stride), false);
+            return;
+        }
+        let shared = height.div_ceil(rayon::current_num_threads()).next_multiple_of(factor);
+        let rows = if parallel { self.band.min(shared) } else { self.band };
+        let stride = (rows / factor * self.output.width).next_multiple_of(LANES);
+        let size = self.output.channels * stride;
+        let bands = height.div_ceil(rows);
+        let at = |number: usize| (number * rows, rows.min(height - number * rows));
+        if parallel {
+            // All bands before any is stored: they see the input as it was.
+            let dense = sized(dense, bands * size);
+            for image in 0..self.output.batch {
+                let source = (&self.input, self.input.place.words(arena));
+                dense.par_chunks_exact_mut(size).enumerate().for_each(|(number, dense)| {
+                    let (first, rows) = at(number);
+                    with_room(|room| self.band(source, (image, first, rows), room, (dense, stride)));
+                });
+                for (number, dense) in dense.chunks_exact(size).enumerate() {
+                    let (first, rows) = at(number);
+                    let band = (image, first / factor, rows / factor);
+                    self.output.move_bands(arena, band, (dense, stride), true);
+                }
+            }
+            return;
+        }
+        let moved = bands * self.output.batch > 1 && overlap;
         let mut source = self.input.clone();
         if moved {
             let (begin, end) = self.input.place.span();
@@ -441,36 +634,13 @@ impl Operation for Convolution {
             snapshot.extend_from_slice(&arena[begin / 2..end.div_ceil(2)]);
             source.rebase(begin / 2);
         }
+        let dense = sized(dense, size);
         for image in 0..self.output.batch {
-            for first in (0..height).step_by(self.band) {
-                let rows = self.band.min(height - first);
-                let n = rows * width;
-                let product = sized(product, self.output.channels * n);
+            for (first, rows) in (0..bands).map(at) {
                 let words = if moved { &snapshot[..] } else { self.input.place.words(arena) };
-                match &self.weights {
-                    Weights::Dense { matrix, channels } => {
-                        let k = channels.len() * self.window.kernel.0 * self.window.kernel.1;
-                        let tile = sized(tile, k * n);
-                        self.unfold((&source, words), (image, first, rows), channels, tile, parallel);
-                        multiply(
-                            (self.output.channels, n, k),
-                            Matrix { data: matrix, rows: k, columns: 1 },
-                            Matrix { data: tile, rows: n, columns: 1 },
-                            product,
-                            parallel,
-                        );
-                    }
-                    Weights::PerChannel { sources, taps } => {
-                        self.filter(
-                            (&source, words),
-                            (image, first, rows),
-                            (sources, taps),
-                            product,
-                            parallel,
-                        );
-                    }
-                }
-                self.store(arena, (image, first, rows), product, parallel);
+                with_room(|room| self.band((&source, words), (image, first, rows), room, (dense, stride)));
+                let band = (image, first / factor, rows / factor);
+                self.output.move_bands(arena, band, (dense, stride), false);
             }
         }
     }

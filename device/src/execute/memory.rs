@@ -6,8 +6,9 @@
 
 use std::sync::Arc;
 
-use half::slice::{HalfBitsSliceExt, HalfFloatSliceExt};
 use ncs2::blob::{DataType, Graph, Location, MAX_DIMS, View};
+
+use crate::gemm::halves::{from_f32, to_f32};
 
 /// Most dimensions of a [`Place`].
 pub(super) const RANK: usize = MAX_DIMS;
@@ -448,16 +449,6 @@ fn write_row(words: &mut [u16], at: isize, step: isize, dtype: DataType, data: &
         DataType::F32 => data.iter().zip(positions).for_each(|(&v, at)| store32(words, at, v.to_bits())),
         DataType::S32 => data.iter().zip(positions).for_each(|(&v, at)| store32(words, at, v as i32 as u32)),
     }
-}
-
-/// FP16 bits to f32, in hardware where there is any.
-pub(super) fn to_f32(words: &[u16], out: &mut [f32]) {
-    words.reinterpret_cast::<half::f16>().convert_to_f32_slice(out);
-}
-
-/// f32 to FP16 bits, rounding to nearest even.
-pub(super) fn from_f32(data: &[f32], out: &mut [u16]) {
-    out.reinterpret_cast_mut::<half::f16>().convert_from_f32_slice(data);
 }
 
 /// A move of elements, bit by bit, between two places of equal dims and element size.

@@ -147,6 +147,7 @@ struct Scratch {
     b: Vec<f32>,
     c: Vec<f32>,
     words: Vec<u16>,
+    more: Vec<u16>,
     /// Which turn of the innermost loop it is.
     turn: usize,
     /// Whether operations may use the other cores.

@@ -1,8 +1,9 @@
 //! FP16 tensors as planes of pixels, read to f32 and written back, in parallel over channels.
 use rayon::prelude::*;
 
-use super::memory::{self, Place};
+use super::memory::Place;
 use super::params::halves;
+use crate::gemm::halves::{from_f32, to_f32};
 
 /// Planes of an FP16 place, by name of dimension; distances in words.
 #[derive(Clone, Debug)]
@@ -50,7 +51,7 @@ impl Planes {
     ) {
         let at = self.base + image * self.image + channel * self.channel + y * self.row + x * self.column;
         if self.column == 1 || out.len() == 1 {
-            memory::to_f32(&words[at..at + out.len()], out);
+            to_f32(&words[at..at + out.len()], out);
         } else {
             for (i, value) in out.iter_mut().enumerate() {
                 *value = half::f16::from_bits(words[at + i * self.column]).to_f32();
@@ -58,16 +59,20 @@ impl Planes {
         }
     }
 
+    /// Reads whole rows, from `first` on, to f32.
+    pub fn read_rows(&self, words: &[u16], (image, channel, first): (usize, usize, usize), out: &mut [f32]) {
+        if self.column == 1 && self.row == self.width {
+            self.read_row(words, (image, channel, first, 0), out);
+            return;
+        }
+        for (y, row) in out.chunks_exact_mut(self.width).enumerate() {
+            self.read_row(words, (image, channel, first + y, 0), row);
+        }
+    }
+
     /// Reads a whole plane to f32, row after row.
     pub fn read_plane(&self, words: &[u16], image: usize, channel: usize, out: &mut [f32]) {
-        let out = &mut out[..self.width * self.height];
-        if self.column == 1 && (self.row == self.width || self.height == 1) {
-            self.read_row(words, (image, channel, 0, 0), out);
-        } else {
-            for (y, row) in out.chunks_exact_mut(self.width).enumerate() {
-                self.read_row(words, (image, channel, y, 0), row);
-            }
-        }
+        self.read_rows(words, (image, channel, 0), &mut out[..self.width * self.height]);
     }
 
     /// For words of which the first `words` were cut off.
@@ -78,6 +83,44 @@ impl Planes {
     /// Words that one channel's plane spans.
     fn plane_span(&self) -> usize {
         (self.height - 1) * self.row + (self.width - 1) * self.column + 1
+    }
+
+    /// Moves rows `first..first + rows` of every channel of an image from dense FP16 planes, `stride` words apart.
+    /// In parallel where the planes do not interleave.
+    pub fn move_bands(
+        &self,
+        words: &mut [u16],
+        (image, first, rows): (usize, usize, usize),
+        (data, stride): (&[u16], usize),
+        parallel: bool,
+    ) {
+        let write = |words: &mut [u16], at: usize, values: &[u16]| {
+            if self.column == 1 && (self.row == self.width || rows == 1) {
+                words[at..at + values.len()].copy_from_slice(values);
+                return;
+            }
+            for (y, row) in values.chunks_exact(self.width).enumerate() {
+                let at = at + y * self.row;
+                if self.column == 1 {
+                    words[at..at + self.width].copy_from_slice(row);
+                } else {
+                    row.iter().enumerate().for_each(|(x, &value)| words[at + x * self.column] = value);
+                }
+            }
+        };
+        let count = rows * self.width;
+        let begin = self.base + image * self.image;
+        let data = &data[..self.channels * stride];
+        if parallel && self.channels > 1 && self.channel >= self.plane_span() {
+            let planes = words[begin..].par_chunks_mut(self.channel).zip(data.par_chunks_exact(stride));
+            planes
+                .with_min_len((1 << 15) / count + 1)
+                .for_each(|(words, values)| write(words, first * self.row, &values[..count]));
+        } else {
+            for (channel, values) in data.chunks_exact(stride).enumerate() {
+                write(words, begin + channel * self.channel + first * self.row, &values[..count]);
+            }
+        }
     }
 
     /// Writes rows `first..first + rows` of every channel of an image from dense f32 planes; `finish(channel, plane)`
@@ -93,13 +136,13 @@ impl Planes {
         let count = rows * self.width;
         let write = |words: &mut [u16], at: usize, values: &[f32]| {
             if self.column == 1 && (self.row == self.width || rows == 1) {
-                memory::from_f32(values, &mut words[at..at + count]);
+                from_f32(values, &mut words[at..at + count]);
                 return;
             }
             for (y, row) in values.chunks_exact(self.width).enumerate() {
                 let at = at + y * self.row;
                 if self.column == 1 {
-                    memory::from_f32(row, &mut words[at..at + self.width]);
+                    from_f32(row, &mut words[at..at + self.width]);
                 } else {
                     for (x, &value) in row.iter().enumerate() {
                         words[at + x * self.column] = half::f16::from_f32(value).to_bits();

@@ -1,18 +1,30 @@
 //! The line protocol of a server's control socket: one request per line, one answer per line, `ok …` or `error …`.
 //!
-//! `list` answers `ok N`, then N lines, one for each stick; `COMMAND N` is one of [`Command::WORDS`] for stick N. On the
-//! socket face, `connect N` makes the connection that stick's pipes.
+//! `list` answers `ok N`, then N lines, one for each stick; `COMMAND N` is one of [`Command::WORDS`] for stick N. `unplug` and
+//! `hang` may wait for their moment: `unplug N in BYTES` (or `out`) strikes as soon as so many more bytes have moved that
+//! way. `plug N PROFILE` puts another stick into the empty port. On the socket face, `connect N` makes the connection that
+//! stick's pipes.
 
 use super::{Command, StickStatus};
+use crate::fault_plan::{FaultKind, Way};
 
 /// Longest line that is taken.
 const MAX_LINE: usize = 256;
 
 /// One request.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) enum Ask {
     List,
     Stick(Command, usize),
+    /// Breaks stick `n` so many bytes from now.
+    After {
+        n: usize,
+        kind: FaultKind,
+        way: Way,
+        bytes: u64,
+    },
+    /// A stick of this profile into the port of stick `n`.
+    Plug(usize, String),
     Connect(usize),
 }
 
@@ -59,7 +71,28 @@ pub(crate) fn parse(line: &str, sticks: usize) -> Result<Ask, String> {
         let Some(n) = n else {
             return Err(format!("{word}: expected a stick from 0 to {}", sticks.saturating_sub(1)));
         };
-        command.map_or(Ask::Connect(n), |command| Ask::Stick(command, n))
+        match (command, words.clone().next()) {
+            (None, _) => Ask::Connect(n),
+            (Some(Command::Plug), Some(profile)) => {
+                words.next();
+                Ask::Plug(n, profile.to_owned())
+            }
+            (Some(command @ (Command::Unplug | Command::Hang)), Some(way)) => {
+                words.next();
+                let kind = if command == Command::Hang { FaultKind::Hang } else { FaultKind::Unplug };
+                let way = match way {
+                    "in" => Way::In,
+                    "out" => Way::Out,
+                    _ => return Err(format!("{word} {n}: expected in or out and bytes, found {way}")),
+                };
+                let bytes = words.next().and_then(|b| b.parse().ok()).filter(|bytes| *bytes > 0);
+                let Some(bytes) = bytes else {
+                    return Err(format!("{word} {n}: expected how many bytes from now, at least 1"));
+                };
+                Ask::After { n, kind, way, bytes }
+            }
+            (Some(command), _) => Ask::Stick(command, n),
+        }
     };
     match words.next() {
         None => Ok(ask),
@@ -87,11 +120,23 @@ mod tests {
         }
         assert_eq!(parse(" list ", 2), Ok(Ask::List));
         assert_eq!(parse("connect 0", 2), Ok(Ask::Connect(0)));
+        assert_eq!(parse("plug 1 usb2", 2), Ok(Ask::Plug(1, "usb2".into())));
+        for (word, kind) in [("unplug", FaultKind::Unplug), ("hang", FaultKind::Hang)] {
+            for (way_word, way) in [("in", Way::In), ("out", Way::Out)] {
+                let line = format!("{word} 1 {way_word} 5000");
+                assert_eq!(parse(&line, 2), Ok(Ask::After { n: 1, kind, way, bytes: 5000 }));
+            }
+        }
         for (line, part) in [
             ("", "unknown"),
             ("unplug", "0 to 1"),
             ("unplug 2", "0 to 1"),
-            ("plug 0 1", "too much"),
+            ("plug 0 usb2 1", "too much"),
+            ("crash 0 in 5", "too much"),
+            ("unplug 0 up 5", "in or out"),
+            ("unplug 0 in", "bytes"),
+            ("hang 0 out 0", "at least 1"),
+            ("hang 0 out 7 7", "too much"),
             ("x 1", "unplug"),
         ] {
             let error = parse(line, 2).expect_err(line);

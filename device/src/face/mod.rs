@@ -1,10 +1,12 @@
 //! Virtual sticks for other processes and for kernels: [`serve`] puts sticks behind [`Face`]s and drives them on a thread
 //! of their own until the [`Server`] is dropped.
 
+mod client;
 mod control;
 mod server;
 mod socket;
 mod station;
+mod status;
 mod stream;
 mod usb;
 mod usbredir;
@@ -14,10 +16,11 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
-use crate::{Engine, Timing};
+use crate::{Engine, FaultPlan, Timing};
 
-pub use server::{Server, StickStatus, serve};
-pub use socket::ports;
+pub use client::{command, ports, status};
+pub use server::{Server, serve};
+pub use status::StickStatus;
 
 /// Where a face listens.
 #[derive(Clone, PartialEq, Eq, Debug, Hash)]
@@ -104,6 +107,11 @@ pub struct ServeOptions {
     pub seed: u64,
     /// Where [`Command`]s are taken, line by line (`unplug 0`, `list`); `None` for nowhere.
     pub control: Option<Address>,
+    /// What goes wrong, and when; sticks are `sim0`, … in the order of the faces. Faults of single transfers cannot be had
+    /// here: they are made at the end of a host that is in this process.
+    pub faults: Option<FaultPlan>,
+    /// Where to write down all that the sticks say and are told, as text.
+    pub trace: Option<PathBuf>,
 }
 
 impl Default for ServeOptions {
@@ -117,6 +125,8 @@ impl Default for ServeOptions {
             any_firmware: false,
             seed: 0,
             control: None,
+            faults: None,
+            trace: None,
         }
     }
 }
@@ -155,4 +165,9 @@ impl Command {
         ("resume", Command::Resume),
         ("drop", Command::Drop),
     ];
+
+    /// Its word in the line protocol.
+    pub fn word(self) -> &'static str {
+        Self::WORDS.iter().find(|(_, command)| *command == self).map_or("", |(word, _)| word)
+    }
 }

@@ -1,24 +1,27 @@
 //! The thread that drives served sticks, and the handle on it.
 
-use std::fmt;
+use std::fs::File;
 use std::io;
 use std::ops::Range;
 use std::os::fd::OwnedFd;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
+use ncs2::StickId;
 use ncs2::clock::{Clock as _, Instant, Monotonic};
 use ncs2::error::{Error, ErrorKind, Result};
-use ncs2::transport::{Reactor, ReactorKind, Token, Waker};
+use ncs2::transport::{Reactor, ReactorKind, Token, TraceSink, Waker};
 
 use super::control::{self, Ask, Lines};
 use super::station::Station;
 use super::stream::{Door, Moved, Stream};
 use super::vhci::attach::Vhci;
-use super::{Command, Face, ServeOptions};
-use crate::{Config, Identity, PreparedCache, Profile, VirtualStats, VirtualStick, Work};
+use super::{Command, Face, ServeOptions, StickStatus};
+use crate::fault_plan::{FaultKind, Way};
+use crate::{Config, PreparedCache, Profile, Tape, VirtualStick, Work};
 
 const OP: &str = "serve virtual sticks";
 /// Threads that prepare and execute graphs: a long load and a run go side by side.
@@ -31,40 +34,6 @@ const MAX_CONTROLS: usize = 16;
 const MAX_ANSWERS: usize = 1 << 20;
 /// Read from a host at a time.
 const SCRATCH_BYTES: usize = 256 * 1024;
-
-/// What a served stick is doing.
-#[derive(Clone, Debug)]
-pub struct StickStatus {
-    /// `usbredir`, `vhci` or `socket`.
-    pub face: &'static str,
-    /// Name of its profile.
-    pub profile: String,
-    /// A host is connected.
-    pub connected: bool,
-    /// What it is on the bus; `None` while it is away or unplugged.
-    pub identity: Option<Identity>,
-    /// In its port.
-    pub plugged: bool,
-    /// Counters.
-    pub stats: VirtualStats,
-    /// Times it left the bus by itself or by RESET.
-    pub resets: u64,
-}
-
-impl fmt::Display for StickStatus {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let state = match (self.plugged, self.identity) {
-            (false, _) => "unplugged",
-            (true, None) => "away",
-            (true, Some(Identity::Unbooted)) => "unbooted",
-            (true, Some(Identity::Booted)) => "booted",
-        };
-        let host = if self.connected { "connected" } else { "alone" };
-        let (face, inferences, resets) = (self.face, self.stats.inferences, self.resets);
-        let profile = &self.profile;
-        write!(f, "{face} {host} {state} inferences={inferences} resets={resets} profile={profile} simulated")
-    }
-}
 
 enum Message {
     Command(usize, Command),
@@ -192,7 +161,8 @@ fn work(queue: &Receiver<(usize, Work)>, cache: &PreparedCache, messages: &Sende
 }
 
 struct Driver {
-    profile: String,
+    /// Of which the sticks are that are put into ports later, but for their profile.
+    config: Config,
     reactor: Reactor,
     clock: Monotonic,
     stations: Vec<Station>,
@@ -210,6 +180,13 @@ impl Driver {
         jobs: Sender<(usize, Work)>,
         stopped: Arc<AtomicBool>,
     ) -> Result<Self> {
+        let faults = options.faults.clone().unwrap_or_default();
+        faults.check("fault plan", Some(options.faces.len() * options.sticks))?;
+        if (0..options.faces.len() * options.sticks).any(|n| !faults.transfer_rules(n).is_empty()) {
+            return Err(Error::new(ErrorKind::InvalidInput, OP)
+                .detail("faults of single transfers are made in the host's own process: not behind a face"));
+        }
+        let trace = options.trace.as_deref().map(trace_to).transpose()?;
         let mut profile = Profile::load(&options.profile)?;
         profile.boot.any_firmware |= options.any_firmware;
         let mut reactor = Reactor::new(ReactorKind::detect().kind).map_err(system("no reactor"))?;
@@ -233,6 +210,13 @@ impl Driver {
                     seed: options.seed.wrapping_add(stations.len() as u64),
                 });
                 let mut stick = VirtualStick::new(config, clock.now());
+                let at = stations.len();
+                if options.faults.is_some() {
+                    stick.follow(faults.script(at, options.seed, clock.now()));
+                }
+                if let Some(sink) = &trace {
+                    stick.record(Tape::new(sink.clone(), StickId::sim(at)));
+                }
                 stick.plug();
                 stations.push(match face {
                     Face::Usbredir(address) => {
@@ -254,7 +238,7 @@ impl Driver {
             controls.push(Control { door, guests: Vec::new(), sticks: 0..stations.len(), connects: false });
         }
         Ok(Driver {
-            profile: profile.name,
+            config: Config { profile, engine: options.engine, timing: options.timing, seed: options.seed },
             reactor,
             clock,
             stations,
@@ -297,7 +281,7 @@ impl Driver {
                 Message::Command(n, command) => self.command(n, command, now),
                 Message::Status(answer) => {
                     // Nobody waits any more: nothing to tell.
-                    let _ = answer.send(status(&self.stations, &self.profile));
+                    let _ = answer.send(status(&self.stations));
                 }
                 Message::Done(n, work) => {
                     if let Some(station) = self.stations.get_mut(n) {
@@ -321,10 +305,23 @@ impl Driver {
             let control = &mut self.controls[at];
             let first = control.sticks.start;
             let stations = &self.stations[control.sticks.clone()];
-            for order in control.serve(stations, &self.profile, &mut self.reactor) {
+            for order in control.serve(stations, &mut self.reactor) {
                 let now = self.clock.now();
                 match order {
                     Order::Command(n, command) => self.command(first + n, command, now),
+                    Order::After { n, kind, way, bytes } => {
+                        if let Some(station) = self.stations.get_mut(first + n) {
+                            station.stick.break_after(way, bytes, kind);
+                        }
+                    }
+                    Order::Plug(n, profile) => {
+                        // Each stick draws its own chance.
+                        let seed = self.config.seed.wrapping_add((first + n) as u64);
+                        let config = Config { profile: *profile, seed, ..self.config.clone() };
+                        if let Some(station) = self.stations.get_mut(first + n) {
+                            station.replace(Arc::new(config), now);
+                        }
+                    }
                     Order::Connect(n, guest) => {
                         if let Some(station) = self.stations.get_mut(first + n) {
                             station.connect(guest, &mut self.reactor, now);
@@ -350,17 +347,35 @@ impl Driver {
     }
 }
 
-fn status(stations: &[Station], profile: &str) -> Vec<StickStatus> {
+/// Text that is whole as soon as the server is gone.
+fn trace_to(path: &Path) -> Result<TraceSink> {
+    let file = File::create(path).map_err(|e| {
+        Error::new(ErrorKind::InvalidInput, OP).detail(format!("trace to {}", path.display())).caused_by(e)
+    })?;
+    Ok(TraceSink::new(Arc::new(Monotonic::new())).text(file))
+}
+
+fn status(stations: &[Station]) -> Vec<StickStatus> {
     stations
         .iter()
-        .map(|station| StickStatus {
-            face: station.face_name(),
-            profile: profile.to_owned(),
-            connected: station.is_connected(),
-            identity: station.stick.identity(),
-            plugged: station.stick.is_plugged(),
-            stats: station.stick.stats(),
-            resets: station.stick.resets(),
+        .map(|station| {
+            let (celsius, level) = station.stick.heat();
+            StickStatus {
+                face: station.face_name().to_owned(),
+                profile: station.stick.config().profile.name.clone(),
+                engine: station.stick.config().engine,
+                timing: station.stick.config().timing,
+                paced: station.stick.stats().paced,
+                connected: station.is_connected(),
+                identity: station.stick.identity(),
+                plugged: station.stick.is_plugged(),
+                inferences: station.stick.stats().inferences,
+                resets: station.stick.resets(),
+                received_bytes: station.stick.received_bytes(),
+                transfers: station.transfers(),
+                celsius,
+                level: level as u8,
+            }
         })
         .collect()
 }
@@ -384,6 +399,8 @@ struct Guest {
 /// What a guest wants done, by the number of the stick among those of his control.
 enum Order {
     Command(usize, Command),
+    After { n: usize, kind: FaultKind, way: Way, bytes: u64 },
+    Plug(usize, Box<Profile>),
     Connect(usize, OwnedFd),
 }
 
@@ -404,7 +421,7 @@ impl Control {
     }
 
     /// Answers, and says what is to be done to which stick.
-    fn serve(&mut self, stations: &[Station], profile: &str, reactor: &mut Reactor) -> Vec<Order> {
+    fn serve(&mut self, stations: &[Station], reactor: &mut Reactor) -> Vec<Order> {
         let mut orders = Vec::new();
         while self.guests.len() < MAX_CONTROLS
             && let Some(fd) = self.door.accept()
@@ -418,7 +435,7 @@ impl Control {
         }
         let mut at = 0;
         while at < self.guests.len() {
-            match self.guests[at].talk((stations, profile), self.connects, reactor, &mut orders) {
+            match self.guests[at].talk(stations, self.connects, reactor, &mut orders) {
                 Talk::Goes => at += 1,
                 Talk::Over => self.guests.swap_remove(at).stream.close(reactor),
                 Talk::Connects(n) => {
@@ -434,7 +451,7 @@ impl Control {
 impl Guest {
     fn talk(
         &mut self,
-        (stations, profile): (&[Station], &str),
+        stations: &[Station],
         connects: bool,
         reactor: &mut Reactor,
         orders: &mut Vec<Order>,
@@ -452,13 +469,25 @@ impl Guest {
             }
             while let Some(line) = self.lines.next() {
                 match control::parse(&line, stations.len()) {
-                    Ok(Ask::List) => {
-                        self.answers.extend(control::list(&status(stations, profile)).into_bytes())
-                    }
+                    Ok(Ask::List) => self.answers.extend(control::list(&status(stations)).into_bytes()),
                     Ok(Ask::Stick(command, n)) => {
                         orders.push(Order::Command(n, command));
                         self.answers.extend(b"ok\n");
                     }
+                    Ok(Ask::After { n, kind, way, bytes }) => {
+                        orders.push(Order::After { n, kind, way, bytes });
+                        self.answers.extend(b"ok\n");
+                    }
+                    Ok(Ask::Plug(n, _)) if stations[n].stick.is_plugged() => {
+                        self.answers.extend(b"error plug: there is a stick in the port: unplug it first\n");
+                    }
+                    Ok(Ask::Plug(n, name)) => match Profile::load(&name) {
+                        Ok(profile) => {
+                            orders.push(Order::Plug(n, Box::new(profile)));
+                            self.answers.extend(b"ok\n");
+                        }
+                        Err(error) => self.answers.extend(format!("error plug: {error}\n").into_bytes()),
+                    },
                     // Frames before our `ok` would be lost with the lines' buffer: whoever sends them breaks the protocol.
                     Ok(Ask::Connect(n)) if connects && self.lines.is_empty() && self.answers.is_empty() => {
                         return Talk::Connects(n);

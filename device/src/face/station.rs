@@ -2,6 +2,7 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
+use std::sync::Arc;
 use std::time::Duration;
 
 use ncs2::clock::Instant;
@@ -12,7 +13,7 @@ use super::stream::{Door, Moved, Stream};
 use super::usb::Descriptors;
 use super::vhci::attach::Vhci;
 use super::{Command, usbredir, vhci};
-use crate::{BusEvent, Identity, LinkSpeed, VirtualStick};
+use crate::{BusEvent, Config, Identity, LinkSpeed, VirtualStick};
 
 /// How long to wait before a port or a device file is tried again.
 const RETRY: Duration = Duration::from_millis(20);
@@ -81,12 +82,34 @@ impl Station {
         let _ = rustix::io::write(&guest, why.as_bytes());
     }
 
+    /// Another stick, into the empty port. The profile is taken as it is.
+    pub(crate) fn replace(&mut self, config: Arc<Config>, now: Instant) {
+        self.link = config.profile.link;
+        let before = std::mem::replace(&mut self.stick, VirtualStick::new(config, now));
+        self.stick.take_place_of(before);
+        match &mut self.face {
+            Kind::Usbredir { host: Some((_, session)), .. } => session.set_link(self.link),
+            // Their sessions begin with the stick.
+            Kind::Usbredir { host: None, .. } | Kind::Vhci { .. } | Kind::Socket { .. } => {}
+        }
+        self.stick.plug();
+    }
+
     /// True when a host is connected.
     pub(crate) fn is_connected(&self) -> bool {
         match &self.face {
             Kind::Usbredir { host, .. } => host.is_some(),
             Kind::Vhci { host, .. } => host.is_some(),
             Kind::Socket { wire, .. } => wire.is_some(),
+        }
+    }
+
+    /// Bulk requests that ended since the host connected; 0 where there is no bus.
+    pub(crate) fn transfers(&self) -> u64 {
+        match &self.face {
+            Kind::Usbredir { host: Some((_, session)), .. } => session.transfers(),
+            Kind::Vhci { host: Some((_, session)), .. } => session.transfers(),
+            _ => 0,
         }
     }
 

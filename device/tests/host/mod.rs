@@ -145,7 +145,7 @@ impl Host {
 
     pub fn close(&mut self, stream: u32) {
         assert!(self.wait(|h| h.streams[&stream].unreleased.is_empty()), "stream {stream} is released");
-        assert_eq!(self.streams[&stream].unreleased, [], "all packets of stream {stream} are released");
+        assert!(self.streams[&stream].unreleased.is_empty(), "all packets of stream {stream} are released");
         let id = self.request(EventKind::CloseStream, stream, 0, "");
         assert!(self.answer(id).flags.contains(Flags::ACK), "CLOSE {stream}");
         self.streams.remove(&stream);

@@ -4,35 +4,41 @@
 //! connection or an error that names the step, the port and the mend. There is no global lock: a lock per port keeps
 //! other processes from taking a stick between its two identities, the interface claim guards it from then on, and a
 //! gate per external hub keeps at most [`BOOTS_PER_HUB`] sticks from drawing their start-up current at once.
+#![allow(unsafe_code, reason = "libusb is lent the descriptor of the device file")]
 
-use std::collections::HashMap;
-use std::fs::{self, File, OpenOptions};
+use std::fs::{File, OpenOptions};
+use std::os::fd::AsRawFd as _;
 use std::path::PathBuf;
-use std::sync::LazyLock;
+use std::sync::OnceLock;
 use std::time::Duration;
 
-use parking_lot::{Condvar, Mutex};
 use rusb::UsbContext as _;
-use rustix::fs::{FlockOperation, flock};
 
 use super::bulk::BulkTransport;
 use super::discover::{self, Found, FoundState};
 use super::firmware::Firmware;
+pub use super::gate::BOOTS_PER_HUB;
+use super::gate::HubGate;
+use super::lock::PortLock;
+use super::reset;
+use super::uevent::Bell;
 use super::usbfs::UsbfsPort;
 use crate::clock::{Clock, Instant, Monotonic};
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::StickId;
-use crate::transport::{Connection, MemoryKind, Port, TransportInfo};
-use crate::wire::{self, DdrType, FirmwarePatches};
+use crate::transport::{Connection, Port, TransportInfo};
+use crate::wire::{self, DdrType, FirmwarePatches, WireVersion};
 
-/// Sticks of one external hub that may boot at the same time: each draws its peak current then.
-pub const BOOTS_PER_HUB: usize = 4;
 /// Tries before a boot is given up, with a port reset between.
 const ATTEMPTS: u32 = 3;
 /// The vendor's limit for one chunk of the image.
 const CHUNK_TIMEOUT: Duration = Duration::from_secs(2);
-/// Pause between two looks at the bus.
+/// A fresh device file may take udev a moment to hand over.
+const UDEV_PATIENCE: Duration = Duration::from_secs(2);
+/// Pause between two tries to open a device file.
 const LOOK: Duration = Duration::from_millis(20);
+/// How long a port may take to come back after a reset between two tries.
+const RESET_PATIENCE: Duration = Duration::from_secs(2);
 const OP: &str = "boot";
 
 /// How to boot.
@@ -42,9 +48,12 @@ pub struct BootOptions {
     pub firmware: Option<PathBuf>,
     /// Accept a file that the manifest does not name.
     pub any_firmware: bool,
+    /// Speak this variant, whatever the manifest says of the file. `None`: the manifest's, if it was proven.
+    pub wire: Option<WireVersion>,
     /// What is patched into the image.
     pub patches: FirmwarePatches,
-    /// Reset a stick that is booted but not ours, once it had time to come back by its own watchdog.
+    /// Reset a stick that is booted, not ours and held by nobody, once it had time to come back by its own watchdog:
+    /// by USB, then by the power of its port.
     pub reset_foreign: bool,
 }
 
@@ -54,24 +63,37 @@ impl Default for BootOptions {
         BootOptions {
             firmware: None,
             any_firmware: false,
+            wire: None,
             patches: FirmwarePatches { watchdog: true, ddr: DdrType::Auto },
-            reset_foreign: false,
+            reset_foreign: true,
         }
     }
 }
 
-/// A [`Port`] for the stick at this port path.
+/// A [`Port`] for the stick at this port path. A stick that it had connected to before is its own: when the link to it
+/// is lost, it is reset at once, without waiting for its watchdog.
 pub fn port(id: StickId, options: BootOptions) -> Port {
     let name = id.clone();
-    Port::new(id, move |timeout| connect(&name, &options, timeout))
+    let mut ours = false;
+    Port::new(id, move |timeout| {
+        let connection = connect_to(&name, &options, timeout, ours)?;
+        ours = true;
+        Ok(connection)
+    })
 }
 
 /// Boots the stick where needed, then opens and claims it.
 pub fn connect(id: &StickId, options: &BootOptions, timeout: Duration) -> Result<Connection> {
+    connect_to(id, options, timeout, false)
+}
+
+/// `ours`: a booted stick on this port is one that this process had booted, and lost.
+fn connect_to(id: &StickId, options: &BootOptions, timeout: Duration, ours: bool) -> Result<Connection> {
     let clock = Monotonic::new();
     let deadline = clock.now() + timeout;
-    let _lock = PortLock::acquire(id)?;
+    let _lock = PortLock::acquire(id, OP)?;
     let firmware = Firmware::find(options.firmware.as_deref(), options.any_firmware).map_err(|e| e.on(id))?;
+    let version = firmware.wire(options.wire).map_err(|e| e.on(id))?;
     let image = wire::patch_firmware(&firmware.image, options.patches).map_err(|e| {
         Error::new(ErrorKind::Firmware, OP)
             .on(id)
@@ -81,35 +103,26 @@ pub fn connect(id: &StickId, options: &BootOptions, timeout: Duration) -> Result
             ))
             .caused_by(e)
     })?;
+    let wait = Wait { id, bell: Bell::new(), clock: &clock };
     let mut last = None;
     for attempt in 1..=ATTEMPTS {
-        let found = match look(id)? {
-            Some(found) => found,
-            None => wait_for(id, &clock, deadline, "the stick is not on the bus", |_| true)?,
-        };
+        let found = wait.until(deadline, "the stick is not on the bus", |_| true)?;
         match found.state {
-            FoundState::Busy => {
-                return Err(Error::new(ErrorKind::InUse, "open device").on(id).detail(format!(
-                    "claimed by {}: end it, then try again",
-                    owner(&found).unwrap_or_else(|| "another process".into())
-                )));
-            }
+            FoundState::Busy => return Err(reset::in_use(id, &found, "open device")),
             FoundState::Unsupported => {
                 return Err(Error::new(ErrorKind::Unsupported, OP).on(id).detail(
                     "a first-generation stick (Myriad 2): this driver is for the Neural Compute Stick 2",
                 ));
             }
             FoundState::Booted => {
-                // Left by a crash, perhaps in the middle of a tensor: it is never spoken to first.
-                reclaim(id, &found, options, &clock, deadline)?;
+                // Perhaps left in the middle of a tensor: it is never spoken to first.
+                reclaim(&wait, options.reset_foreign, ours || attempt > 1, deadline)?;
             }
             FoundState::Unbooted => {}
         }
-        let outcome = boot_once(id, &image, &clock, deadline).and_then(|booted| open(id, &booted));
+        let outcome = boot_once(&wait, &image, deadline).and_then(|booted| open(id, &booted));
         match outcome {
-            Ok(transport) => {
-                return Ok(Connection { transport: Box::new(transport), version: firmware.version() });
-            }
+            Ok(transport) => return Ok(Connection { transport: Box::new(transport), version }),
             Err(error) if error.kind() == ErrorKind::Permission || error.kind() == ErrorKind::InUse => {
                 return Err(error);
             }
@@ -118,7 +131,11 @@ pub fn connect(id: &StickId, options: &BootOptions, timeout: Duration) -> Result
                 if clock.now() >= deadline {
                     return Err(error);
                 }
-                reset_port(id);
+                if let Some(found) = discover::find(id)
+                    && let Err(error) = reset::usb_reset(id, &found, RESET_PATIENCE)
+                {
+                    tracing::warn!(stick = %id, attempt, %error, "reset between two tries failed");
+                }
                 last = Some(error);
             }
         }
@@ -127,20 +144,32 @@ pub fn connect(id: &StickId, options: &BootOptions, timeout: Duration) -> Result
 }
 
 /// One pass: image out, new identity in.
-fn boot_once(id: &StickId, image: &[u8], clock: &Monotonic, deadline: Instant) -> Result<Found> {
-    let found = wait_for(id, clock, deadline, "the unbooted stick did not appear", |f| {
-        f.state == FoundState::Unbooted
+fn boot_once(wait: &Wait<'_>, image: &[u8], deadline: Instant) -> Result<Found> {
+    let found =
+        wait.until(deadline, "the unbooted stick did not appear", |f| f.state == FoundState::Unbooted)?;
+    let left = deadline.saturating_since(wait.clock.now());
+    let _place = HubGate::enter(found.bus, &found.ports, left).ok_or_else(|| {
+        Error::new(ErrorKind::Timeout, OP)
+            .on(wait.id)
+            .detail(format!("{BOOTS_PER_HUB} others of its hub were booting all the time: try again"))
     })?;
-    let _place = HubGate::enter(&found);
-    send_image(id, &found, image)?;
-    wait_for(
-        id,
-        clock,
+    send_image(wait.id, &found, image)?;
+    wait.until(
         deadline,
         "the stick took the firmware but did not come back booted on its port: try another port or a powered hub, \
          a cable under 2 m",
         |f| matches!(f.state, FoundState::Booted | FoundState::Busy),
     )
+}
+
+/// The image's way into the boot ROM. One for all sticks: making it scans all buses.
+fn libusb() -> rusb::Result<&'static rusb::Context> {
+    static CONTEXT: OnceLock<rusb::Context> = OnceLock::new();
+    if let Some(context) = CONTEXT.get() {
+        return Ok(context);
+    }
+    let context = rusb::Context::new()?;
+    Ok(CONTEXT.get_or_init(|| context))
 }
 
 fn send_image(id: &StickId, found: &Found, image: &[u8]) -> Result<()> {
@@ -155,6 +184,10 @@ fn send_image(id: &StickId, found: &Found, image: &[u8]) -> Result<()> {
                     (ErrorKind::InUse, "another process is booting it: wait for that, then try again")
                 }
                 rusb::Error::NoDevice => (ErrorKind::Unplugged, "the stick left the bus"),
+                rusb::Error::NoMem => (
+                    ErrorKind::OutOfMemory,
+                    "the kernel has no memory left for USB: raise usbcore.usbfs_memory_mb, or end what uses other sticks",
+                ),
                 rusb::Error::Timeout => {
                     (ErrorKind::Timeout, "the boot ROM took no more bytes: plug the stick in again")
                 }
@@ -163,14 +196,11 @@ fn send_image(id: &StickId, found: &Found, image: &[u8]) -> Result<()> {
             Error::new(kind, OP).on(id).detail(format!("{step}: {mend}")).caused_by(e)
         }
     };
-    let context = rusb::Context::new().map_err(failed("libusb"))?;
-    let device = context
-        .devices()
-        .map_err(failed("enumerate"))?
-        .iter()
-        .find(|d| d.bus_number() == found.bus && d.address() == found.address)
-        .ok_or(rusb::Error::NoDevice)
-        .map_err(failed("find"))?;
+    let file = open_node(id, found)?;
+    let context = libusb().map_err(failed("libusb"))?;
+    // SAFETY: the descriptor is of a usbfs file and `file` keeps it open beyond `handle`, which is dropped first.
+    let handle = unsafe { context.open_device_with_fd(file.as_raw_fd()) }.map_err(failed("open"))?;
+    let device = handle.device();
     let descriptor = device.device_descriptor().map_err(failed("read descriptor"))?;
     let endpoint = device
         .config_descriptor(0)
@@ -187,7 +217,6 @@ fn send_image(id: &StickId, found: &Found, image: &[u8]) -> Result<()> {
         .map(|(_, _, address)| address)
         .ok_or(rusb::Error::NotFound)
         .map_err(failed("find the bulk OUT endpoint"))?;
-    let handle = device.open().map_err(failed("open"))?;
     // Setting the configuration that is set already resets endpoints on some controllers; the vendor does it, so the
     // boot ROM is known to suit it.
     match handle.set_active_configuration(1) {
@@ -199,7 +228,7 @@ fn send_image(id: &StickId, found: &Found, image: &[u8]) -> Result<()> {
     let bcd_usb = u16::from(usb.major()) << 8 | u16::from(usb.minor()) << 4 | u16::from(usb.sub_minor());
     let mut sent = 0;
     for chunk in wire::boot_chunks(image, bcd_usb) {
-        match handle.write_bulk(endpoint, chunk, CHUNK_TIMEOUT) {
+        match write_chunk(|piece| handle.write_bulk(endpoint, piece, CHUNK_TIMEOUT), chunk) {
             Ok(n) if n == chunk.len() => sent += n,
             Ok(n) => {
                 return Err(Error::new(ErrorKind::Firmware, OP).on(id).detail(format!(
@@ -221,41 +250,87 @@ fn send_image(id: &StickId, found: &Found, image: &[u8]) -> Result<()> {
     Ok(())
 }
 
-/// A booted stick that no process of ours holds. Its watchdog may bring it back; after that only a reset can.
-fn reclaim(
-    id: &StickId,
-    found: &Found,
-    options: &BootOptions,
-    clock: &Monotonic,
-    deadline: Instant,
-) -> Result<()> {
-    let replug = |detail: &str| {
-        Err(Error::new(ErrorKind::InUse, OP)
-            .on(id)
-            .detail(format!("booted, but not by us, and {detail}: plug it out and in")))
-    };
-    // Half of the time goes to the firmware's own watchdog (how long that takes is unverified), the rest to the reset.
-    let patience = clock.now() + deadline.saturating_since(clock.now()) / 2;
-    if wait_for(id, clock, patience, "", |f| f.state == FoundState::Unbooted).is_ok() {
-        return Ok(());
-    }
-    if !options.reset_foreign {
-        return replug("it did not reset itself");
-    }
-    let reset = UsbfsPort::open(found.bus, found.address).map_err(|e| e.on(id))?.reset();
-    if let Err(errno) = reset {
-        tracing::warn!(stick = %id, %errno, "USB reset of a booted stick failed");
-    }
-    match wait_for(id, clock, deadline, "", |f| f.state == FoundState::Unbooted) {
-        Ok(_) => Ok(()),
-        Err(_) => replug("a USB reset did not bring its boot ROM back"),
+/// Writes one chunk of the image; in smaller pieces, whole packets each, when the kernel has no memory for it at once.
+fn write_chunk(write: impl Fn(&[u8]) -> rusb::Result<usize>, chunk: &[u8]) -> rusb::Result<usize> {
+    const SMALLEST: usize = 16 << 10;
+    let clock = Monotonic::new();
+    let patience = clock.now() + CHUNK_TIMEOUT;
+    let (mut sent, mut piece) = (0, chunk.len());
+    loop {
+        let end = chunk.len().min(sent + piece);
+        match write(&chunk[sent..end]) {
+            Ok(n) => {
+                let all = n == end - sent;
+                sent += n;
+                if !all || sent == chunk.len() {
+                    return Ok(sent);
+                }
+            }
+            Err(rusb::Error::NoMem) if piece > SMALLEST => {
+                piece = (piece / 2).next_multiple_of(SMALLEST);
+            }
+            // Others have it all; they give it back when their transfers end.
+            Err(rusb::Error::NoMem) if clock.now() < patience => std::thread::sleep(LOOK),
+            Err(e) => return Err(e),
+        }
     }
 }
 
-/// Opens the booted stick. The node of a fresh device may take udev a moment to hand over.
+/// Opens the device file of a stick in its boot ROM.
+fn open_node(id: &StickId, found: &Found) -> Result<File> {
+    let clock = Monotonic::new();
+    let patience = clock.now() + UDEV_PATIENCE;
+    loop {
+        let error = match OpenOptions::new().read(true).write(true).open(found.node()) {
+            Ok(file) => return Ok(file),
+            Err(error) => error,
+        };
+        let unready =
+            matches!(error.kind(), std::io::ErrorKind::PermissionDenied | std::io::ErrorKind::NotFound);
+        if !unready || clock.now() >= patience {
+            return Err(UsbfsPort::open_error(&found.node(), error).on(id));
+        }
+        std::thread::sleep(LOOK);
+    }
+}
+
+/// A booted stick that nobody holds. One that this process lost is reset at once; any other has half of the time for
+/// its own watchdog first (how long that takes is unverified). Then a USB reset, then the power of its port.
+fn reclaim(wait: &Wait<'_>, reset_foreign: bool, ours: bool, deadline: Instant) -> Result<()> {
+    let id = wait.id;
+    let half = || deadline.saturating_since(wait.clock.now()) / 2;
+    let replug = |detail: &str| {
+        Error::new(ErrorKind::InUse, OP).on(id).detail(format!(
+            "booted, but {}{detail}: plug it out and in",
+            if ours { "it does not answer" } else { "not by us" }
+        ))
+    };
+    let is_back = |found: &Found| found.state == FoundState::Unbooted;
+    if !ours {
+        if wait.until(wait.clock.now() + half(), "", is_back).is_ok() {
+            return Ok(());
+        }
+        if !reset_foreign {
+            return Err(replug(", and it did not reset itself"));
+        }
+    }
+    // The time to come back serves the watchdog of one of ours too.
+    let Some(found) = discover::find(id) else { return Ok(()) };
+    match reset::usb_reset(id, &found, half()) {
+        Ok(_) => return Ok(()),
+        Err(error) if matches!(error.kind(), ErrorKind::InUse | ErrorKind::Permission) => return Err(error),
+        Err(error) => tracing::warn!(stick = %id, %error, "USB reset of a booted stick"),
+    }
+    reset::cut_power(id, half()).map(drop).map_err(|error| {
+        replug(" and neither its watchdog, a USB reset nor its port's power brought its boot ROM back")
+            .caused_by(error)
+    })
+}
+
+/// Opens the booted stick.
 fn open(id: &StickId, found: &Found) -> Result<BulkTransport<UsbfsPort>> {
     let clock = Monotonic::new();
-    let patience = clock.now() + Duration::from_secs(2);
+    let patience = clock.now() + UDEV_PATIENCE;
     let port = loop {
         match UsbfsPort::open(found.bus, found.address) {
             Ok(port) => break port,
@@ -263,133 +338,37 @@ fn open(id: &StickId, found: &Found) -> Result<BulkTransport<UsbfsPort>> {
             Err(e) => return Err(e.on(id)),
         }
     };
+    let memory = port.map_memory().map_err(|e| e.on(id))?;
+    tracing::debug!(stick = %id, memory = ?memory, "opened");
     let speed_mbps = port.speed_mbps();
     let info = TransportInfo {
         max_packet_bytes: if speed_mbps >= 5000 { 1024 } else { 512 },
         speed_mbps,
-        memory: MemoryKind::Copied,
+        memory: memory.report().kind,
         simulated: false,
     };
-    Ok(BulkTransport::new(port, info))
+    Ok(BulkTransport::new(port, info).with_memory(memory))
 }
 
-fn look(id: &StickId) -> Result<Option<Found>> {
-    Ok(discover::list()?.into_iter().find(|f| &f.id == id))
+/// Waits for things to happen on one port.
+struct Wait<'a> {
+    id: &'a StickId,
+    bell: Bell,
+    clock: &'a Monotonic,
 }
 
-fn wait_for(
-    id: &StickId,
-    clock: &Monotonic,
-    deadline: Instant,
-    missing: &str,
-    wanted: impl Fn(&Found) -> bool,
-) -> Result<Found> {
-    loop {
-        if let Some(found) = look(id)?.filter(&wanted) {
-            return Ok(found);
-        }
-        if clock.now() >= deadline {
-            return Err(Error::new(ErrorKind::Timeout, OP).on(id).detail(missing));
-        }
-        std::thread::sleep(LOOK.min(deadline.saturating_since(clock.now())));
-    }
-}
-
-fn reset_port(id: &StickId) {
-    if let Ok(Some(found)) = look(id)
-        && let Ok(port) = UsbfsPort::open(found.bus, found.address)
-    {
-        let _ = port.reset();
-    }
-}
-
-/// Which process has the device file open, as far as we may look.
-fn owner(found: &Found) -> Option<String> {
-    let device = PathBuf::from(format!("/dev/bus/usb/{:03}/{:03}", found.bus, found.address));
-    fs::read_dir("/proc").ok()?.filter_map(std::result::Result::ok).find_map(|process| {
-        let pid: u32 = process.file_name().to_str()?.parse().ok()?;
-        let holds = fs::read_dir(process.path().join("fd"))
-            .ok()?
-            .filter_map(std::result::Result::ok)
-            .any(|fd| fs::read_link(fd.path()).is_ok_and(|target| target == device));
-        holds.then(|| {
-            let name = fs::read_to_string(process.path().join("comm")).unwrap_or_default();
-            format!(
-                "process {pid} ({})",
-                name.trim_end().chars().filter(|c| !c.is_control()).collect::<String>()
-            )
-        })
-    })
-}
-
-/// Held from before the boot until the booted interface is claimed. The kernel drops it when the process dies.
-struct PortLock(#[expect(dead_code, reason = "the open file is the lock")] File);
-
-impl PortLock {
-    fn acquire(id: &StickId) -> Result<Self> {
-        let failed = |e: std::io::Error, path: &PathBuf| {
-            Error::new(ErrorKind::Permission, OP)
-                .on(id)
-                .detail(format!("the lock file {} cannot be opened", path.display()))
-                .caused_by(e)
-        };
-        // All users of the machine must meet at the same file, so it is world-writable and lies in the common folder.
-        let path = std::env::temp_dir().join(format!("ncs2-port-{id}.lock"));
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .open(&path)
-            .or_else(|_| File::open(&path))
-            .map_err(|e| failed(e, &path))?;
-        if let Ok(metadata) = file.metadata() {
-            let mut permissions = metadata.permissions();
-            std::os::unix::fs::PermissionsExt::set_mode(&mut permissions, 0o666);
-            // Fails for a file of another user, who has done it already.
-            let _ = file.set_permissions(permissions);
-        }
-        flock(&file, FlockOperation::NonBlockingLockExclusive).map_err(|e| {
-            Error::new(ErrorKind::InUse, OP)
-                .on(id)
-                .detail("another process is booting this stick: wait for it, then try again")
-                .caused_by(e)
-        })?;
-        Ok(PortLock(file))
-    }
-}
-
-/// At most [`BOOTS_PER_HUB`] boots at a time behind one external hub; root hubs have power for all their ports.
-struct HubGate(Option<String>);
-
-static BOOTING: LazyLock<(Mutex<HashMap<String, usize>>, Condvar)> = LazyLock::new(Default::default);
-
-impl HubGate {
-    fn enter(found: &Found) -> Self {
-        let Some((_, hubs)) = found.ports.split_last() else { return HubGate(None) };
-        if hubs.is_empty() {
-            return HubGate(None);
-        }
-        let hub = format!("{}-{hubs:?}", found.bus);
-        let (booting, freed) = &*BOOTING;
-        let mut booting = booting.lock();
-        while booting.get(&hub).is_some_and(|&n| n >= BOOTS_PER_HUB) {
-            // Bounded: each boot ends by its own deadline.
-            freed.wait_for(&mut booting, CHUNK_TIMEOUT);
-        }
-        *booting.entry(hub.clone()).or_default() += 1;
-        HubGate(Some(hub))
-    }
-}
-
-impl Drop for HubGate {
-    fn drop(&mut self) {
-        if let Some(hub) = self.0.take() {
-            let (booting, freed) = &*BOOTING;
-            if let Some(n) = booting.lock().get_mut(&hub) {
-                *n = n.saturating_sub(1);
+impl Wait<'_> {
+    /// The stick, once it is as wanted; at `deadline` an error that says what is missing.
+    fn until(&self, deadline: Instant, missing: &str, wanted: impl Fn(&Found) -> bool) -> Result<Found> {
+        loop {
+            if let Some(found) = discover::find(self.id).filter(&wanted) {
+                return Ok(found);
             }
-            freed.notify_all();
+            let left = deadline.saturating_since(self.clock.now());
+            if left.is_zero() {
+                return Err(Error::new(ErrorKind::Timeout, OP).on(self.id).detail(missing));
+            }
+            self.bell.wait(left);
         }
     }
 }
@@ -399,23 +378,35 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_port_is_locked_once() {
-        let id = StickId::new(format!("test-{}", std::process::id()));
-        let first = PortLock::acquire(&id).expect("free");
-        // flock belongs to the open file, so a second open of the same process meets it as another process would.
-        let error = PortLock::acquire(&id).err().expect("taken");
-        assert_eq!(error.kind(), ErrorKind::InUse);
-        drop(first);
-        PortLock::acquire(&id).expect("free again");
-        let _ = fs::remove_file(std::env::temp_dir().join(format!("ncs2-port-{id}.lock")));
+    fn image_goes_in_pieces_when_the_kernel_is_short_of_memory() {
+        let chunk: Vec<u8> = (0..1_000_000_u32).map(|n| n as u8).collect();
+        let taken = std::cell::RefCell::new(Vec::new());
+        let sent = write_chunk(
+            |piece| {
+                if piece.len() > 100_000 {
+                    return Err(rusb::Error::NoMem);
+                }
+                taken.borrow_mut().extend_from_slice(piece);
+                Ok(piece.len())
+            },
+            &chunk,
+        );
+        assert_eq!(sent, Ok(chunk.len()));
+        assert_eq!(*taken.borrow(), chunk);
+        assert_eq!(write_chunk(|_| Err(rusb::Error::Pipe), &chunk), Err(rusb::Error::Pipe));
+        assert_eq!(
+            write_chunk(|piece| Ok(piece.len() - 1), &chunk),
+            Ok(chunk.len() - 1),
+            "a short write ends it"
+        );
     }
 
     #[test]
     fn stick_that_is_not_there_fails_by_the_deadline_and_says_so() {
         let clock = Monotonic::new();
         let id = StickId::new("250-250");
-        let error = wait_for(&id, &clock, clock.now(), "the stick is not on the bus", |_| true)
-            .expect_err("no stick");
+        let wait = Wait { id: &id, bell: Bell::new(), clock: &clock };
+        let error = wait.until(clock.now(), "the stick is not on the bus", |_| true).expect_err("no stick");
         assert_eq!(error.kind(), ErrorKind::Timeout);
         assert_eq!(error.to_string(), "250-250: boot: the stick is not on the bus");
     }

@@ -6,13 +6,15 @@
 //! packets on some controllers.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
 
 use rustix::io::Errno;
 
 use super::port::{Finished, UrbPort};
 use super::urb::{ENDPOINT_OUT, Flight};
 use crate::transport::{
-    Completion, Direction, Rejected, Transfer, TransferError, Transport, TransportInfo, WaitOn,
+    Completion, Direction, MappedMemory, Rejected, Transfer, TransferError, Transport, TransportInfo, WaitOn,
 };
 
 /// Largest piece given to the kernel at a time: all of the throughput is reached from 256 KiB on (measured behind
@@ -20,6 +22,10 @@ use crate::transport::{
 pub const PIECE_BYTES: usize = 256 * 1024;
 /// Smallest piece that is tried before memory is called short.
 const SMALLEST_PIECE_BYTES: usize = 16 * 1024;
+/// So many pieces without a refusal, and larger ones are tried again.
+const PIECES_BEFORE_GROWTH: u32 = 64;
+/// When the kernel has no memory and no URB of ours will give any back: others have it.
+const RETRY: Duration = Duration::from_millis(1);
 
 /// Transport over a [`UrbPort`].
 #[derive(Debug)]
@@ -31,6 +37,13 @@ pub struct BulkTransport<P> {
     done: VecDeque<Completion>,
     next_id: u64,
     piece_bytes: usize,
+    /// Pieces that were taken since the last refusal.
+    accepted: u32,
+    /// Directions that wait for memory with no URB out whose end could bring any.
+    starved: [bool; 2],
+    memory: Option<Arc<MappedMemory>>,
+    /// The last reap found all that there was, and it has been handed out since: looking again at once would find nothing.
+    dry: bool,
     /// The first failure that was no cancel. It ends every transfer and refuses new ones: bytes after a gap would be
     /// taken for something else.
     broken: Option<TransferError>,
@@ -59,8 +72,19 @@ impl<P: UrbPort> BulkTransport<P> {
             done: VecDeque::new(),
             next_id: 0,
             piece_bytes: PIECE_BYTES,
+            accepted: 0,
+            starved: [false; 2],
+            memory: None,
+            dry: false,
             broken: None,
         }
+    }
+
+    /// With memory that its port maps.
+    #[must_use]
+    pub fn with_memory(mut self, memory: Arc<MappedMemory>) -> Self {
+        self.memory = Some(memory);
+        self
     }
 
     /// Starts pieces, oldest transfer first, until the kernel has enough.
@@ -81,6 +105,7 @@ impl<P: UrbPort> BulkTransport<P> {
             Direction::Out => &mut self.out,
             Direction::In => &mut self.r#in,
         };
+        self.starved[usize::from(direction == Direction::In)] = false;
         let mut index = 0;
         while let Some(custody) = lane.flights.get_mut(index) {
             let id = self.next_id;
@@ -94,13 +119,23 @@ impl<P: UrbPort> BulkTransport<P> {
             };
             self.next_id += 1;
             match self.port.submit(urb) {
-                Ok(()) => {}
+                Ok(()) => {
+                    self.accepted = self.accepted.saturating_add(1);
+                    if self.accepted >= PIECES_BEFORE_GROWTH && self.piece_bytes < PIECE_BYTES {
+                        self.accepted = 0;
+                        self.piece_bytes *= 2;
+                    }
+                }
                 Err((urb, Errno::NOMEM)) => {
                     custody.flight.take_back(&urb);
+                    self.accepted = 0;
                     if custody.flight.outstanding().is_empty() && self.piece_bytes > SMALLEST_PIECE_BYTES {
                         self.piece_bytes = (self.piece_bytes / 2).max(SMALLEST_PIECE_BYTES);
                         return self.pump_lane(direction);
                     }
+                    let lane = if direction == Direction::Out { &self.out } else { &self.r#in };
+                    self.starved[usize::from(direction == Direction::In)] =
+                        lane.flights.iter().all(|c| c.flight.outstanding().is_empty());
                     return;
                 }
                 Err((urb, errno)) => {
@@ -217,6 +252,7 @@ impl<P: UrbPort> Transport for BulkTransport<P> {
         if let Some(reason) = reason {
             return Err(Rejected { transfer, reason });
         }
+        self.dry = false;
         let direction = transfer.direction;
         let lane = match direction {
             Direction::Out => &mut self.out,
@@ -229,15 +265,22 @@ impl<P: UrbPort> Transport for BulkTransport<P> {
     }
 
     fn poll(&mut self) -> Option<Completion> {
-        if self.done.is_empty() {
+        // What comes meanwhile is found by `arm`: a system call less per turn.
+        if self.done.is_empty() && !std::mem::take(&mut self.dry) {
             self.reap();
+            self.dry = !self.done.is_empty();
         }
         self.done.pop_front()
     }
 
     fn arm(&mut self) -> bool {
+        if self.broken.is_none() && self.port.was_suspended() {
+            // What the stick had is unknown after a sleep, if it kept power at all: as if it had been pulled out.
+            self.fail(TransferError::Gone);
+        }
         if self.done.is_empty() {
             self.reap();
+            self.dry = !self.done.is_empty();
         }
         !self.done.is_empty()
     }
@@ -246,7 +289,18 @@ impl<P: UrbPort> Transport for BulkTransport<P> {
         Some(WaitOn { fd: self.port.poll_fd(), readable: false, writable: true })
     }
 
+    fn retry_after(&self) -> Option<Duration> {
+        let waits = self.broken.is_none() && self.starved.contains(&true);
+        waits.then_some(RETRY)
+    }
+
+    fn memory(&self) -> Option<&Arc<MappedMemory>> {
+        self.memory.as_ref()
+    }
+
     fn cancel_all(&mut self) {
+        self.starved = [false; 2];
+        self.dry = false;
         self.end_all(TransferError::Cancelled);
         self.collect();
     }
@@ -263,5 +317,7 @@ fn error_of(errno: i32) -> TransferError {
     }
 }
 
+#[cfg(test)]
+mod model;
 #[cfg(test)]
 mod tests;

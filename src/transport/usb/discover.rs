@@ -1,7 +1,8 @@
 //! Which sticks are plugged in, without opening any.
 //!
 //! libusb (through rusb) enumerates; sysfs adds what libusb cannot say without opening: the peer port, who holds the
-//! interface, the serial. Both need no rights beyond reading. A stick's identity is its port path; the booted stick
+//! interface, the serial. Both need no rights beyond reading. One stick alone, looked at again and again while it boots,
+//! is read from sysfs ([`find`]): libusb would scan all buses each time. A stick's identity is its port path; the booted stick
 //! may appear on the SuperSpeed bus of the same socket, so a path is always given as its high-speed side says
 //! (the kernel's `peer` link of the port joins the two).
 
@@ -66,9 +67,56 @@ pub struct Found {
     pub serial: Option<String>,
 }
 
+pub(super) const SYSFS: &str = "/sys/bus/usb/devices";
+
+impl Found {
+    /// The device file.
+    pub fn node(&self) -> PathBuf {
+        PathBuf::from(format!("/dev/bus/usb/{:03}/{:03}", self.bus, self.address))
+    }
+}
+
+/// Text of a device, fit for a terminal, a log and a metric: no control bytes, nothing that reorders what stands around
+/// it, at most 126 characters (the longest string that a descriptor can hold).
+pub fn printable(text: &str) -> String {
+    let disturbs = |c: char| {
+        c.is_control()
+            || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+    };
+    text.trim_end().chars().filter(|&c| !disturbs(c)).take(126).collect()
+}
+
+/// The process that has the stick open, such as `process 123 (name)`, as far as this user may look.
+pub fn owner(found: &Found) -> Option<String> {
+    super::owner::of_node(&found.node(), 0)
+}
+
+/// The stick on this port now, from sysfs alone: cheap enough to ask often.
+pub fn find(id: &StickId) -> Option<Found> {
+    find_under(Path::new(SYSFS), id)
+}
+
+fn find_under(sysfs: &Path, id: &StickId) -> Option<Found> {
+    let sides = [Some(id.as_str().to_owned()), peer(sysfs, id.as_str())];
+    sides.into_iter().flatten().find_map(|name| read(sysfs, &name)).filter(|found| found.id == *id)
+}
+
+/// One device by the kernel's name for it. A device that comes or goes this moment has files missing: it is not there.
+fn read(sysfs: &Path, name: &str) -> Option<Found> {
+    let text = |file: &str| fs::read_to_string(sysfs.join(name).join(file)).ok();
+    let hex = |file: &str| u16::from_str_radix(text(file)?.trim(), 16).ok();
+    if hex("idVendor")? != VENDOR_ID {
+        return None;
+    }
+    let number = |file: &str| text(file)?.trim().parse::<u8>().ok();
+    let ports: Option<Vec<u8>> = text("devpath")?.trim().split('.').map(|port| port.parse().ok()).collect();
+    let speed_mbps = text("speed")?.trim().parse().unwrap_or(0);
+    describe(sysfs, hex("idProduct")?, number("busnum")?, number("devnum")?, ports?, speed_mbps)
+}
+
 /// All sticks on all buses, in order of id. A machine without USB has none.
 pub fn list() -> Result<Vec<Found>> {
-    list_under(Path::new("/sys/bus/usb/devices"))
+    list_under(Path::new(SYSFS))
 }
 
 fn list_under(sysfs: &Path) -> Result<Vec<Found>> {
@@ -132,11 +180,8 @@ fn describe(
         PRODUCT_MYRIAD_2 => FoundState::Unsupported,
         _ => return None,
     };
-    let id = if speed_mbps >= 5000 {
-        high_speed_peer(sysfs, &name).unwrap_or_else(|| name.clone())
-    } else {
-        name.clone()
-    };
+    let id =
+        if speed_mbps >= 5000 { peer(sysfs, &name).unwrap_or_else(|| name.clone()) } else { name.clone() };
     Some(Found {
         id: StickId::new(id),
         state,
@@ -145,9 +190,7 @@ fn describe(
         address,
         ports,
         speed_mbps,
-        serial: fs::read_to_string(sysfs.join(&name).join("serial"))
-            .ok()
-            .map(|s| s.trim_end().chars().filter(|c| !c.is_control()).take(126).collect()),
+        serial: fs::read_to_string(sysfs.join(&name).join("serial")).ok().map(|s| printable(&s)),
     })
 }
 
@@ -165,17 +208,21 @@ fn holds_usbfs(interface: &Path) -> bool {
     fs::read_link(interface.join("driver")).is_ok_and(|driver| driver.ends_with("usbfs"))
 }
 
-/// Path of the socket's other side: `…/usb1-port2` is `1-2`, `…/1-2-port3` is `1-2.3`.
-fn high_speed_peer(sysfs: &Path, name: &str) -> Option<String> {
-    // The hub's own port, not the device's link to it: the kernel makes that link after it has announced the device, so
-    // for a moment a stick would have another name (seen in the VM test).
+/// The hub's folder for the port of this device, below sysfs, whether something is plugged in or not.
+pub(super) fn port_folder(name: &str) -> Option<String> {
     let (hub, port) = name.rsplit_once('.').or_else(|| name.rsplit_once('-'))?;
-    let folder = if name.contains('.') {
+    Some(if name.contains('.') {
         format!("{hub}:1.0/{hub}-port{port}")
     } else {
         format!("{hub}-0:1.0/usb{hub}-port{port}")
-    };
-    let peer: PathBuf = fs::read_link(sysfs.join(folder).join("peer")).ok()?;
+    })
+}
+
+/// Path of the socket's other side: `…/usb1-port2` is `1-2`, `…/1-2-port3` is `1-2.3`.
+pub(super) fn peer(sysfs: &Path, name: &str) -> Option<String> {
+    // The hub's own port, not the device's link to it: the kernel makes that link after it has announced the device, so
+    // for a moment a stick would have another name (seen in the VM test).
+    let peer: PathBuf = fs::read_link(sysfs.join(port_folder(name)?).join("peer")).ok()?;
     let name = peer.file_name()?.to_str()?;
     let (hub, port) = name.rsplit_once("-port")?;
     Some(match hub.strip_prefix("usb") {
@@ -209,6 +256,39 @@ mod tests {
         assert_eq!(found.id.as_str(), "1-2.3");
         assert_eq!(found.state, FoundState::Booted);
         assert_eq!(found.serial.as_deref(), Some("03e7[31m2485"), "control bytes must not reach a terminal");
+    }
+
+    #[test]
+    fn one_stick_is_found_by_its_port_whichever_side_it_is_on() {
+        let root = tree();
+        let id = StickId::new("1-2.3");
+        let port = root.path().join("1-2:1.0/1-2-port3");
+        fs::create_dir_all(&port).expect("folder");
+        symlink("../../2-2:1.0/2-2-port3", port.join("peer")).expect("link");
+        assert_eq!(find_under(root.path(), &id), None, "its files are not there yet");
+        let device = root.path().join("2-2.3");
+        for (file, text) in [
+            ("idVendor", "03e7\n"),
+            ("idProduct", "f63b\n"),
+            ("busnum", "2\n"),
+            ("devnum", "9\n"),
+            ("devpath", "2.3\n"),
+            ("speed", "5000\n"),
+        ] {
+            fs::write(device.join(file), text).expect("file");
+        }
+        let found = find_under(root.path(), &id).expect("on the other side");
+        assert_eq!((found.bus, found.address, found.ports.as_slice()), (2, 9, &[2, 3][..]));
+        assert_eq!(found.state, FoundState::Booted);
+        assert_eq!(find_under(root.path(), &StickId::new("2-2.3")), None, "that is not its name");
+        fs::write(device.join("idVendor"), "1234\n").expect("file");
+        assert_eq!(find_under(root.path(), &id), None, "another vendor's device");
+    }
+
+    #[test]
+    fn text_of_a_device_cannot_disturb_a_terminal() {
+        assert_eq!(printable("a\x1b[31mb\u{202e}c\u{9b}d\r\n"), "a[31mbcd");
+        assert_eq!(printable(&"x".repeat(500)).len(), 126);
     }
 
     #[test]

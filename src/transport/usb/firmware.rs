@@ -71,9 +71,23 @@ pub struct Firmware {
 }
 
 impl Firmware {
-    /// Variant of the protocol to speak with it: the manifest's, else the only one that was proven.
-    pub fn version(&self) -> WireVersion {
-        self.known.as_ref().and_then(Known::version).unwrap_or_default()
+    /// Variant of the protocol to speak with it: `chosen` by the user, else the manifest's if it was proven with a real
+    /// firmware. Variants that are known from source alone are refused. A file that the manifest does not name, which the
+    /// user insisted on, is spoken to in the proven one.
+    pub fn wire(&self, chosen: Option<WireVersion>) -> Result<WireVersion> {
+        match (chosen, &self.known) {
+            (Some(chosen), _) => Ok(chosen),
+            (None, None) => Ok(WireVersion::default()),
+            (None, Some(known)) => known.version().ok_or_else(|| {
+                Error::new(ErrorKind::Unsupported, OP).detail(format!(
+                    "{}: release {} speaks wire variant {}, which was never proven: install another firmware, or \
+                     choose a variant with --wire",
+                    self.path.display(),
+                    known.release,
+                    known.wire
+                ))
+            }),
+        }
     }
 
     /// Reads `path`. A file that the manifest does not name is refused unless `any_firmware`.
@@ -194,6 +208,25 @@ mod tests {
         assert!(error.to_string().contains("--any-firmware"), "{error}");
         let firmware = Firmware::read(&path, true).expect("insisted");
         assert_eq!((firmware.known, firmware.image.len()), (None, 11));
+    }
+
+    #[test]
+    fn wire_variant_that_nobody_proved_is_refused_until_it_is_chosen() {
+        let path = Path::new("x.mvcmd");
+        let mut firmware = Firmware::from_image(path, vec![1, 2, 3], true).expect("insisted");
+        assert_eq!(firmware.wire(None).expect("the proven one"), WireVersion::V1);
+        firmware.known = Some(Known {
+            name: "x.mvcmd".into(),
+            release: "2022.3".into(),
+            bytes: 3,
+            sha256: String::new(),
+            wire: "V2".into(),
+            verified_on_hardware: false,
+        });
+        let error = firmware.wire(None).expect_err("known from source alone");
+        assert_eq!(error.kind(), ErrorKind::Unsupported);
+        assert!(error.to_string().contains("V2") && error.to_string().contains("--wire"), "{error}");
+        assert_eq!(firmware.wire(Some(WireVersion::V1)).expect("chosen"), WireVersion::V1);
     }
 
     #[test]

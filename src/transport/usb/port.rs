@@ -20,6 +20,11 @@ pub trait UrbPort: Send {
     /// Clears a halt on the endpoint, once per halt.
     fn clear_halt(&mut self, endpoint: u8) -> Result<(), Errno>;
 
+    /// True once the machine slept since the port was opened.
+    fn was_suspended(&mut self) -> bool {
+        false
+    }
+
     /// Writable when something can be reaped, or the device is gone.
     fn poll_fd(&self) -> BorrowedFd<'_>;
 }

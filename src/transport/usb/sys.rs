@@ -82,6 +82,40 @@ bitflags::bitflags! {
     }
 }
 
+/// `struct usbdevfs_ctrltransfer`
+#[repr(C)]
+struct RawControl {
+    request_type: u8,
+    request: u8,
+    value: u16,
+    index: u16,
+    length: u16,
+    timeout_ms: u32,
+    data: *mut c_void,
+}
+
+#[cfg(target_pointer_width = "64")]
+const _: () = assert!(size_of::<RawControl>() == 24);
+#[cfg(target_pointer_width = "32")]
+const _: () = assert!(size_of::<RawControl>() == 16);
+
+/// A request to the device's own endpoint.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Setup {
+    /// `bmRequestType`
+    pub request_type: u8,
+    /// `bRequest`
+    pub request: u8,
+    /// `wValue`
+    pub value: u16,
+    /// `wIndex`
+    pub index: u16,
+}
+
+/// How long a control request may take; hubs answer at once.
+const CONTROL_TIMEOUT_MS: u32 = 1000;
+
+const CONTROL: Opcode = opcode::read_write::<RawControl>(b'U', 0);
 const SUBMIT: Opcode = opcode::read::<RawUrb>(b'U', 10);
 const DISCARD: Opcode = opcode::none(b'U', 11);
 const REAP_NO_DELAY: Opcode = opcode::write::<*mut c_void>(b'U', 13);
@@ -91,6 +125,36 @@ const RESET: Opcode = opcode::none(b'U', 20);
 const CLEAR_HALT: Opcode = opcode::read::<c_uint>(b'U', 21);
 const CAPABILITIES: Opcode = opcode::read::<u32>(b'U', 26);
 const SPEED: Opcode = opcode::none(b'U', 31);
+
+/// `USBDEVFS_CONTROL`, synchronous: sends `data`, or fills it when `request_type` says that the device answers. Returns
+/// how many bytes went.
+pub fn control(fd: BorrowedFd<'_>, setup: Setup, data: &mut [u8]) -> Result<usize, Errno> {
+    struct Control(RawControl);
+    // SAFETY: the opcode and the argument's type are those of the kernel's header; it answers with a byte count.
+    unsafe impl Ioctl for Control {
+        type Output = usize;
+        const IS_MUTATING: bool = true;
+
+        fn opcode(&self) -> Opcode {
+            CONTROL
+        }
+
+        fn as_ptr(&mut self) -> *mut c_void {
+            (&raw mut self.0).cast()
+        }
+
+        unsafe fn output_from_ptr(out: IoctlOutput, _: *mut c_void) -> rustix::io::Result<usize> {
+            Ok(usize::try_from(out).unwrap_or(0))
+        }
+    }
+    let length = u16::try_from(data.len()).map_err(|_| Errno::INVAL)?;
+    let Setup { request_type, request, value, index } = setup;
+    let data = data.as_mut_ptr().cast();
+    let raw =
+        RawControl { request_type, request, value, index, length, timeout_ms: CONTROL_TIMEOUT_MS, data };
+    // SAFETY: the kernel is done with `data`, which is borrowed for this call and `length` bytes long, when it returns.
+    unsafe { ioctl::ioctl(fd, Control(raw)) }
+}
 
 /// An ioctl whose argument is an address that the kernel remembers as it is.
 struct ByAddress<const OPCODE: Opcode>(*mut RawUrb);

@@ -5,6 +5,8 @@ use std::collections::HashMap;
 use std::fs::{File, OpenOptions};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
 
 use rustix::io::Errno;
 
@@ -12,9 +14,14 @@ use super::port::{Finished, UrbPort};
 use super::sys::{self, Caps, RawUrb};
 use super::urb::Urb;
 use crate::error::{Error, ErrorKind, Result};
+use crate::transport::MappedMemory;
+use crate::transport::buffer::Region;
+use crate::transport::memory::Budget;
 
 /// The interface that both faces of the stick have.
 const INTERFACE: u32 = 0;
+
+const OP: &str = "open device";
 
 /// An open device file with interface 0 claimed.
 #[derive(Debug)]
@@ -23,6 +30,8 @@ pub struct UsbfsPort {
     path: PathBuf,
     caps: Caps,
     speed_mbps: u32,
+    /// Time that the machine had slept when the port was opened.
+    slept: Duration,
     /// URBs that the kernel has, by their address. The box keeps the address fixed.
     lent: HashMap<usize, Lent>,
     /// Boxes of URBs that came back, for the next ones: the kernel knows them by address, so they never move.
@@ -36,31 +45,75 @@ struct Lent {
     urb: Urb,
 }
 
+/// What this process has mapped of all its sticks.
+static MAPPED: Budget = Budget::new();
+
+/// Half of what the kernel allows for all usbfs files of the machine: URBs over ordinary memory need the other half, and other
+/// processes have sticks too.
+fn mapping_limit() -> usize {
+    const FILE: &str = "/sys/module/usbcore/parameters/usbfs_memory_mb";
+    /// The kernel's default.
+    const DEFAULT_MB: usize = 16;
+    let mb = std::fs::read_to_string(FILE).ok().and_then(|text| text.trim().parse().ok());
+    match mb.unwrap_or(DEFAULT_MB) {
+        // No limit.
+        0 => usize::MAX,
+        mb => mb.saturating_mul(1 << 20) / 2,
+    }
+}
+
+/// Time that the machine has slept since it started: what the clock that counts sleep is ahead of the one that does not.
+fn time_slept() -> Duration {
+    use rustix::time::{ClockId, clock_gettime};
+    let nanos = |clock| {
+        let now = clock_gettime(clock);
+        i128::from(now.tv_sec) * 1_000_000_000 + i128::from(now.tv_nsec)
+    };
+    // This order errs below, by what passes between the two.
+    let (boot, awake) = (nanos(ClockId::Boottime), nanos(ClockId::Monotonic));
+    Duration::from_nanos(u64::try_from(boot - awake).unwrap_or(0))
+}
+
+/// Shorter differences are the time between two readings.
+const SLEEP: Duration = Duration::from_millis(100);
+
 impl UsbfsPort {
     /// Opens and claims. Errors say which right or which process is in the way.
     pub fn open(bus: u8, address: u8) -> Result<Self> {
         Self::open_path(Path::new(&format!("/dev/bus/usb/{bus:03}/{address:03}")))
     }
 
+    /// Why the device file could not be opened, and what mends it.
+    pub(super) fn open_error(path: &Path, e: std::io::Error) -> Error {
+        let (kind, mend) = match e.kind() {
+            std::io::ErrorKind::PermissionDenied => (
+                ErrorKind::Permission,
+                "may not be opened by this user: install the udev rule (udev/70-ncs2.rules) and plug the stick in again",
+            ),
+            std::io::ErrorKind::NotFound => (
+                ErrorKind::Unplugged,
+                "is gone: in a container, bind /dev/bus/usb; else plug the stick in again",
+            ),
+            _ => (ErrorKind::Unplugged, "cannot be opened"),
+        };
+        Error::new(kind, OP).detail(format!("{} {mend}", path.display())).caused_by(e)
+    }
+
     fn open_path(path: &Path) -> Result<Self> {
-        const OP: &str = "open device";
-        let file = OpenOptions::new().read(true).write(true).open(path).map_err(|e| {
-            let (kind, mend) = match e.kind() {
-                std::io::ErrorKind::PermissionDenied => {
-                    (ErrorKind::Permission, "may not be opened by this user: install the udev rule (udev/70-ncs2.rules) and plug the stick in again")
-                }
-                std::io::ErrorKind::NotFound => {
-                    (ErrorKind::Unplugged, "is gone: in a container, bind /dev/bus/usb; else plug the stick in again")
-                }
-                _ => (ErrorKind::Unplugged, "cannot be opened"),
-            };
-            Error::new(kind, OP).detail(format!("{} {mend}", path.display())).caused_by(e)
-        })?;
+        let file =
+            OpenOptions::new().read(true).write(true).open(path).map_err(|e| Self::open_error(path, e))?;
         let fd = file.as_fd();
         sys::claim(fd, INTERFACE).map_err(|e| match e {
-            Errno::BUSY => Error::new(ErrorKind::InUse, OP)
-                .detail(format!("{} is claimed by another process: end it, then try again", path.display()))
-                .caused_by(e),
+            Errno::BUSY => {
+                let owner = super::owner::of_node(path, 1);
+                Error::new(ErrorKind::InUse, OP)
+                    .detail(format!(
+                        "{} is claimed by {}: end it, then try again",
+                        path.display(),
+                        owner.unwrap_or_else(|| "another process (run as root to see which)".into())
+                    ))
+                    .caused_by(e)
+            }
             e => Error::new(ErrorKind::Unplugged, OP)
                 .detail(format!("{}: interface {INTERFACE} cannot be claimed", path.display()))
                 .caused_by(e),
@@ -71,6 +124,7 @@ impl UsbfsPort {
             path: path.to_path_buf(),
             caps,
             speed_mbps,
+            slept: time_slept(),
             lent: HashMap::new(),
             spare: Vec::new(),
             file,
@@ -87,9 +141,23 @@ impl UsbfsPort {
         self.speed_mbps
     }
 
-    /// The descriptor, for mappings.
-    pub fn fd(&self) -> BorrowedFd<'_> {
-        self.file.as_fd()
+    /// Mappings of this file, as much as this process's sticks may have. The first is made and measured now.
+    pub fn map_memory(&self) -> Result<Arc<MappedMemory>> {
+        let file = self.file.try_clone().map_err(|e| {
+            Error::new(ErrorKind::OutOfMemory, OP)
+                .detail(format!("{}: raise the limit of open files", self.path.display()))
+                .caused_by(e)
+        })?;
+        let can = self.caps.contains(Caps::MMAP);
+        let map = move |len| {
+            if !can {
+                return Err(Errno::OPNOTSUPP);
+            }
+            // SAFETY: a usbfs file: the kernel makes new memory for this mapping, and the controller reads and writes it
+            // for the URBs alone that are submitted with a flight's hold on the piece.
+            unsafe { Region::map(file.as_fd(), len) }
+        };
+        Ok(Arc::new(MappedMemory::new(Box::new(map), &MAPPED, mapping_limit())))
     }
 
     /// Resets the port; every URB ends first. The device may come back under another address.
@@ -153,6 +221,10 @@ impl UrbPort for UsbfsPort {
 
     fn clear_halt(&mut self, endpoint: u8) -> Result<(), Errno> {
         sys::clear_halt(self.file.as_fd(), endpoint)
+    }
+
+    fn was_suspended(&mut self) -> bool {
+        time_slept() > self.slept + SLEEP
     }
 
     fn poll_fd(&self) -> BorrowedFd<'_> {

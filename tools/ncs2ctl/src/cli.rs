@@ -42,13 +42,13 @@ pub const VERSION: &str = env!("NCS2CTL_VERSION");
 /// Flags that every command understands.
 #[derive(Args, Debug, Clone)]
 pub struct Global {
-    /// Use N virtual sticks instead of real ones; PROFILE is a built-in name or a file
+    /// Use N virtual sticks instead of real ones, PROFILE being a built-in name or a file; or those of a server
     #[arg(
         long,
         global = true,
         env = "NCS2_SIM",
         hide_env_values = true,
-        value_name = "N[,PROFILE]",
+        value_name = "N[,PROFILE]|unix:PATH",
         help_heading = "Sticks"
     )]
     pub sim: Option<Sim>,
@@ -95,6 +95,19 @@ pub struct Global {
     /// Write every transfer to this file: .log for text, .pcapng for Wireshark
     #[arg(long, global = true, value_name = "FILE", help_heading = "Sticks", value_hint = ValueHint::FilePath)]
     pub trace: Option<PathBuf>,
+    /// Tell `ncs2ctl top` and `thermal` of this user how the sticks of this run do
+    #[arg(
+        long,
+        global = true,
+        value_name = "true|false",
+        default_value_t = true,
+        action = ArgAction::Set,
+        hide_possible_values = true,
+        hide_default_value = true,
+        hide_short_help = true,
+        help_heading = "Sticks"
+    )]
+    pub stats_socket: bool,
     /// Take defaults from this TOML file
     #[arg(long, global = true, value_name = "FILE", help_heading = "Output", value_hint = ValueHint::FilePath)]
     pub config: Option<PathBuf>,
@@ -202,6 +215,12 @@ Examples:
   ncs2ctl --sim 2 info --json
   ncs2ctl info --device 1-2.3")]
     Info,
+    /// Looks at everything that sticks need, and says how to mend what is missing
+    Doctor(crate::cmd::doctor::DoctorArgs),
+    /// Loads the firmware into the sticks, at the same time
+    Boot(crate::cmd::boot::BootArgs),
+    /// Brings sticks back to their boot ROM
+    Reset(crate::cmd::boot::ResetArgs),
     /// Looks into compiled graphs
     #[command(subcommand_required = true, arg_required_else_help = true)]
     Blob {
@@ -211,6 +230,8 @@ Examples:
     },
     /// Runs a network on files
     Run(Box<RunArgs>),
+    /// Runs one inference for each line of a file, and prints a line for each
+    Batch(crate::cmd::batch::BatchArgs),
     /// Measures speed, latency and share of peak
     Bench(Box<BenchArgs>),
     /// Compiles a model for the stick with the vendor's compiler; needs no stick
@@ -222,6 +243,8 @@ Examples:
     Setup(crate::cmd::setup::SetupArgs),
     /// Prints temperatures, levels and what is left until the sticks slow down
     Thermal(crate::cmd::thermal::ThermalArgs),
+    /// Shows speed, temperature and memory of every stick, live
+    Top(crate::cmd::top::TopArgs),
     /// Prints the defaults in force and where each came from
     Config(crate::cmd::config::ConfigArgs),
     /// Finds and checks the vendor's firmware file
@@ -297,17 +320,26 @@ Examples:
   ncs2ctl run net.blob --input data=a.npy --input state=b.npy --output answers/
   ncs2ctl --sim 1 run net.blob --random 7 --json
   ncs2ctl run net.blob --input x.npy --check prob=expected.npy --tolerance 1%
+  ncs2ctl run net.blob --input photos/ --crop 256 --top 1
+  cat a.npy b.npy | ncs2ctl run net.blob - > answers.npy
 
 Files: .npy (converted to the network's own type where no value is lost), .png and .jpg (resized),
 .bin (the network's own type, values in the order of the shape that `blob info` prints).
-A file that holds several elements, and several files, are several inferences.
-Outputs: DIR/TENSOR.npy, or DIR/N.TENSOR.npy for the N-th of several inferences, counted from 0.")]
+A file that holds several elements, several files, and a folder of files are several inferences.
+Outputs: DIR/TENSOR.npy, or DIR/N.TENSOR.npy for the N-th of several inferences, counted from 0.
+Streams: .npy arrays one behind the other, or raw tensors, each behind its length in bytes (32 bits,
+little-endian). For each inference all inputs in the order of `blob info`; answers in the same form,
+all outputs in that order; with --json a document a line. See docs/scripts.md.")]
 pub struct RunArgs {
     /// The compiled graph
     #[arg(value_name = "BLOB", value_hint = ValueHint::FilePath)]
     pub blob: PathBuf,
-    /// Input file; NAME=FILE where the network has several inputs
-    #[arg(long, short, value_name = "[NAME=]FILE", num_args = 1.., required_unless_present = "random")]
+    /// `-`: a stream of tensors on standard input, answers on standard output as they come
+    #[arg(value_name = "-", value_parser = ["-"], hide_possible_values = true, conflicts_with_all = ["input", "random"])]
+    pub stdin: Option<String>,
+    /// Input file, folder of files, or - as above; NAME=FILE where the network has several inputs
+    #[arg(long, short, value_name = "[NAME=]FILE", num_args = 1.., allow_hyphen_values = true,
+        required_unless_present_any = ["random", "stdin"])]
     pub input: Vec<String>,
     /// Random input instead, the same for the same seed
     #[arg(long, value_name = "SEED", conflicts_with = "input")]
@@ -335,6 +367,13 @@ pub struct RunArgs {
     pub ordering: OrderingArg,
 }
 
+impl RunArgs {
+    /// Tensors come on standard input.
+    pub fn is_stream(&self) -> bool {
+        self.stdin.is_some() || self.input.iter().any(|input| input == "-")
+    }
+}
+
 /// How a picture becomes a tensor.
 #[derive(Args, Debug, Clone, Default)]
 pub struct ImageArgs {
@@ -347,6 +386,55 @@ pub struct ImageArgs {
     /// Pictures: blue first
     #[arg(long)]
     pub bgr: bool,
+    /// Pictures: cut before resizing: the largest `center` of the network's shape; the same after the shorter side
+    /// was resized to SIDE pixels; or this part
+    #[arg(long, value_name = "center|SIDE|WxH+X+Y")]
+    pub crop: Option<Crop>,
+}
+
+/// `--crop`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Crop {
+    /// The largest part around the middle that has the network's shape.
+    Center,
+    /// The network's own size around the middle, after the shorter side was resized to this.
+    Side(u32),
+    /// In pixels of the picture.
+    Part {
+        /// Width.
+        w: u32,
+        /// Height.
+        h: u32,
+        /// From the left.
+        x: u32,
+        /// From the top.
+        y: u32,
+    },
+}
+
+impl FromStr for Crop {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let number = |t: &str| t.parse::<u32>().ok();
+        let part = || {
+            let (size, place) = text.split_once('+')?;
+            let ((w, h), (x, y)) = (size.split_once('x')?, place.split_once('+')?);
+            Some(Crop::Part {
+                w: number(w).filter(|w| *w > 0)?,
+                h: number(h).filter(|h| *h > 0)?,
+                x: number(x)?,
+                y: number(y)?,
+            })
+        };
+        let side = || number(text).filter(|side| (1..=1 << 14).contains(side)).map(Crop::Side);
+        match text {
+            "center" => Ok(Crop::Center),
+            _ => side().or_else(part).ok_or_else(|| {
+                format!("expected center, a side such as 256 or a part such as 200x200+10+0, found `{text}`")
+            }),
+        }
+    }
 }
 
 /// `--tolerance`.

@@ -33,13 +33,14 @@ const fn of(command: &'static str, key: &'static str, id: &'static str, variable
 }
 
 /// Everything that may be set.
-pub const SETTINGS: [Setting; 15] = [
+pub const SETTINGS: [Setting; 16] = [
     global("sim", "NCS2_SIM"),
     global("device", "NCS2_DEVICE"),
     global("firmware", "NCS2_FIRMWARE"),
     global("engine", "NCS2_ENGINE"),
     global("timing", "NCS2_TIMING"),
     global("color", "NCS2_COLOR"),
+    global("stats_socket", "NCS2_STATS_SOCKET"),
     of("bench", "bench.duration", "duration", "NCS2_BENCH_DURATION"),
     of("bench", "bench.warmup", "warmup", "NCS2_BENCH_WARMUP"),
     of("bench", "bench.depth", "depth", "NCS2_BENCH_DEPTH"),
@@ -138,6 +139,7 @@ fn insert(
         Value::Array(list) if setting.key == "device" => {
             list.iter().map(scalar).collect::<Option<Vec<_>>>().map(|l| l.join(","))
         }
+        Value::Boolean(yes) if setting.key == "stats_socket" => Some(yes.to_string()),
         value => scalar(value),
     };
     let text = text.ok_or_else(|| {

@@ -24,6 +24,8 @@ pub enum Outcome {
     Ok,
     /// Exit 1.
     Negative,
+    /// Exit 2; the document says why, for each stick.
+    Failed,
 }
 
 /// Short for results of commands.
@@ -62,15 +64,6 @@ impl Failure {
         Self::report("Usage", message.into(), hint.into(), exit::USAGE)
     }
 
-    /// A flag that the contract names and this build does not have.
-    pub fn not_built(what: &str) -> Self {
-        Self::new(
-            ErrorKind::Unsupported,
-            format!("{what} is not built yet"),
-            "leave it out; it is never ignored in silence",
-        )
-    }
-
     /// The file could not be read or written.
     pub fn file(path: &std::path::Path, doing: &str, error: &io::Error) -> Self {
         let path = path.display();
@@ -96,6 +89,14 @@ impl Failure {
                 "check the disk and the path".into(),
                 exit::FAILURE,
             ),
+        }
+    }
+
+    /// What is to be shown; `None` where nobody reads any more.
+    pub fn into_report(self) -> Option<Report> {
+        match self {
+            Failure::BrokenPipe => None,
+            Failure::Report(report) => Some(*report),
         }
     }
 

@@ -1,12 +1,13 @@
-//! Ctrl-C: once drains, twice stops.
+//! Ctrl-C and SIGTERM: once drains, twice stops.
 
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use crossbeam_channel::{Receiver, bounded};
 
 use crate::failure::{Failure, Result};
 
 static PRESSED: AtomicU32 = AtomicU32::new(0);
+static FULL_SCREEN: AtomicBool = AtomicBool::new(false);
 
 /// Exit code of a program that a signal stopped, as shells have it: 128 + SIGINT.
 const STOPPED: i32 = 130;
@@ -22,6 +23,9 @@ impl Interrupt {
         let (sender, pressed) = bounded(1);
         ctrlc::set_handler(move || {
             if PRESSED.fetch_add(1, Ordering::SeqCst) > 0 {
+                if FULL_SCREEN.load(Ordering::SeqCst) {
+                    ratatui::restore();
+                }
                 std::process::exit(STOPPED);
             }
             let _ = sender.try_send(());
@@ -39,6 +43,11 @@ impl Interrupt {
     /// True since the first Ctrl-C.
     pub fn is_pressed(&self) -> bool {
         PRESSED.load(Ordering::SeqCst) > 0
+    }
+
+    /// From now on the terminal is given back before the second Ctrl-C ends the process.
+    pub fn restores_terminal(&self) {
+        FULL_SCREEN.store(true, Ordering::SeqCst);
     }
 
     /// Becomes readable at the first Ctrl-C.

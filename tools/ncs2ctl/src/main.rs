@@ -2,6 +2,7 @@
 //!
 //! `cli` says what may be asked, `open` turns it into sticks, `cmd` does it, `output` writes it.
 
+mod answers;
 mod aside;
 mod bench;
 mod capture;
@@ -9,6 +10,7 @@ mod check;
 mod cli;
 mod cmd;
 mod config;
+mod doctor;
 mod failure;
 mod folders;
 mod heat;
@@ -19,8 +21,10 @@ mod open;
 mod output;
 #[cfg(feature = "openvino")]
 mod reference_libraries;
+mod stats;
 mod tensor;
 mod timeline;
+mod top;
 mod trace;
 mod vendor_compiler;
 mod wheel;
@@ -59,15 +63,20 @@ fn main() -> ExitCode {
     let result = match &cli.command {
         Command::List => cmd::list::list(&cli.global, &output),
         Command::Info => cmd::info::info(&cli.global, &output),
+        Command::Doctor(_) => cmd::doctor::doctor(&cli.global, &output),
+        Command::Boot(args) => cmd::boot::boot(&cli.global, &output, args),
+        Command::Reset(args) => cmd::boot::reset(&cli.global, &output, args),
         Command::Blob { command: BlobCommand::Info { file, layers } } => {
             cmd::blob::info(&cli.global, &output, file, *layers)
         }
         Command::Run(args) => cmd::run::run(&cli.global, &output, args),
+        Command::Batch(args) => cmd::batch::batch(&cli.global, &output, args),
         Command::Bench(args) => cmd::bench::bench(&cli.global, &output, args),
         Command::Compile(args) => cmd::compile::compile(&cli.global, &output, args),
         Command::Check(args) => cmd::check::check(&cli.global, &output, args),
         Command::Setup(args) => cmd::setup::setup(&cli.global, &output, args),
         Command::Thermal(args) => cmd::thermal::thermal(&cli.global, &output, args),
+        Command::Top(args) => cmd::top::top(&cli.global, &output, args),
         Command::Config(_) => cmd::config::config(
             &output,
             cli.global.sim.is_some(),
@@ -95,13 +104,18 @@ impl Command {
         match self {
             Command::List => "list",
             Command::Info => "info",
+            Command::Doctor(_) => "doctor",
+            Command::Boot(_) => "boot",
+            Command::Reset(_) => "reset",
             Command::Blob { command: BlobCommand::Info { .. } } => "blob-info",
             Command::Run(_) => "run",
+            Command::Batch(_) => "batch",
             Command::Bench(_) => "bench",
             Command::Compile(_) => "compile",
             Command::Check(_) => "check",
             Command::Setup(_) => "setup",
             Command::Thermal(_) => "thermal",
+            Command::Top(_) => "top",
             Command::Config(_) => "config",
             Command::Firmware { .. } => "firmware",
             Command::Udev { .. } => "udev",
@@ -117,7 +131,15 @@ impl Command {
 impl Command {
     /// A trace of a command that opens no stick would be empty: asked for, it is refused.
     fn refuse_trace(&self, global: &cli::Global) -> Option<Failure> {
-        let opens = matches!(self, Command::Info | Command::Run(_) | Command::Bench(_) | Command::Thermal(_));
+        let opens = matches!(
+            self,
+            Command::Info
+                | Command::Run(_)
+                | Command::Batch(_)
+                | Command::Bench(_)
+                | Command::Thermal(_)
+                | Command::Top(_)
+        );
         (global.trace.is_some() && !opens).then(|| {
             Failure::usage(
                 format!("--trace: expected a command that opens sticks, found {}", self.schema()),

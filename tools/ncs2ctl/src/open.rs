@@ -1,17 +1,17 @@
 //! `--sim`, `--device` and their companions become sticks, and sticks a fleet. The one place that knows `Rack`.
 
-use std::collections::BTreeMap;
-use std::path::PathBuf;
-use std::sync::Arc;
-use std::time::Duration;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
-use ncs2::runtime::FleetConfig;
+use ncs2::runtime::{FleetConfig, StickState, StickStats};
 use ncs2::transport::MemoryKind;
+use ncs2::transport::usb::discover::FoundState;
+use ncs2::transport::usb::watch::Watch;
 use ncs2::transport::usb::{boot, discover};
 use ncs2::wire::{DdrType, FirmwarePatches};
 use ncs2::{ErrorKind, Fleet, Port, StickId};
+use ncs2_device::face;
 use ncs2_device::{Engine, FaultPlan, Rack, RackOptions, Timing};
-use parking_lot::Mutex;
 
 use crate::cli::{EngineArg, Global, Sim, TimingArg};
 use crate::config;
@@ -22,6 +22,9 @@ use crate::trace::Trace;
 const DEFAULT_PROFILE: &str = "ncs2";
 /// Time for jobs in flight to end when a command is done with the sticks.
 const DRAIN: Duration = Duration::from_secs(10);
+
+/// How long a closed stick may take to its boot ROM (how long a real one takes is unverified).
+const RETURN: Duration = Duration::from_secs(3);
 
 /// How the virtual sticks of this run behave.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -37,18 +40,12 @@ pub struct Simulation {
 impl Simulation {
     /// As JSON has it.
     pub fn engine_str(&self) -> &'static str {
-        match self.engine {
-            Engine::Execute => "execute",
-            Engine::Hash => "hash",
-        }
+        self.engine.as_str()
     }
 
     /// As JSON has it.
     pub fn timing_str(&self) -> &'static str {
-        match self.timing {
-            Timing::Model => "model",
-            Timing::Zero => "zero",
-        }
+        self.timing.as_str()
     }
 
     /// `simulated: profile ncs2, engine hash, timing model`.
@@ -79,12 +76,23 @@ pub struct Listed {
     pub simulated: bool,
 }
 
+/// What is behind the ports.
+pub enum Models {
+    /// USB.
+    None,
+    /// Virtual sticks of this process, alive as long as this is.
+    Rack(Rack),
+    /// Those of a server.
+    Served(PathBuf),
+}
+
 /// The sticks that this run may use, not opened yet.
 pub struct Sticks {
-    rack: Option<Rack>,
+    models: Models,
     ports: Vec<Port>,
     simulation: Option<Simulation>,
     trace: Option<PathBuf>,
+    stats_socket: bool,
 }
 
 /// Opened sticks.
@@ -93,13 +101,9 @@ pub struct Opened {
     pub fleet: Fleet,
     /// Set for virtual ones.
     pub simulation: Option<Simulation>,
-    rack: Option<Rack>,
+    models: Models,
     trace: Option<Trace>,
-    memory: Memory,
 }
-
-/// How tensor memory reaches each stick that was connected.
-type Memory = Arc<Mutex<BTreeMap<StickId, MemoryKind>>>;
 
 /// Finds every stick without opening any.
 pub fn list(global: &Global) -> Result<Vec<Listed>> {
@@ -150,7 +154,7 @@ impl Sticks {
     /// The sticks that the flags name. `engine` is what virtual ones compute unless a flag says otherwise.
     pub fn find(global: &Global, engine: Engine) -> Result<Self> {
         match &global.sim {
-            Some(Sim::Server(_)) => Err(Failure::not_built("--sim unix:PATH")),
+            Some(Sim::Server(path)) => Self::served(global, path),
             Some(Sim::Rack { sticks, profile }) => {
                 Self::simulated(global, *sticks, profile.as_deref(), engine)
             }
@@ -185,7 +189,47 @@ impl Sticks {
             faults,
         })?;
         let ports = select(rack.ports(), &global.device)?;
-        Ok(Sticks { rack: Some(rack), ports, simulation: Some(simulation), trace: global.trace.clone() })
+        Ok(Sticks {
+            models: Models::Rack(rack),
+            ports,
+            simulation: Some(simulation),
+            trace: global.trace.clone(),
+            stats_socket: global.stats_socket,
+        })
+    }
+
+    /// Sticks of a running `ncs2ctl sim serve`: it decides how they behave.
+    fn served(global: &Global, path: &Path) -> Result<Self> {
+        let flag = |set: bool, key: &str| set && !config::is_standing(&global.file, key);
+        let given = [
+            (flag(global.engine.is_some(), "engine"), "--engine"),
+            (flag(global.timing.is_some(), "timing"), "--timing"),
+            (global.fault.is_some(), "--fault"),
+        ];
+        if let Some((_, flag)) = given.into_iter().find(|(given, _)| *given) {
+            return Err(Failure::usage(
+                format!("{flag}: expected --sim N beside it, found unix:{}", path.display()),
+                format!("give {flag} to `ncs2ctl sim serve`, which makes those sticks"),
+            ));
+        }
+        let sticks = face::status(path)?;
+        let first = sticks.first().ok_or_else(|| {
+            Failure::new(
+                ErrorKind::NotFound,
+                format!("{}: expected virtual sticks there, found none", path.display()),
+                "start `ncs2ctl sim serve --socket PATH --sticks N`",
+            )
+        })?;
+        let simulation =
+            Simulation { profile: first.profile.clone(), engine: first.engine, timing: first.timing };
+        let ports = select(face::ports(path)?, &global.device)?;
+        Ok(Sticks {
+            models: Models::Served(path.to_owned()),
+            ports,
+            simulation: Some(simulation),
+            trace: global.trace.clone(),
+            stats_socket: global.stats_socket,
+        })
     }
 
     fn real(global: &Global) -> Result<Self> {
@@ -205,30 +249,45 @@ impl Sticks {
             any_firmware: global.any_firmware,
             // The fleet pings, so a stick whose host is gone may reset itself.
             patches: FirmwarePatches { watchdog: true, ddr: DdrType::default() },
-            reset_foreign: false,
+            ..boot::BootOptions::default()
         };
         let chosen = found.into_iter().map(|stick| stick.id);
         let ports = chosen
             .filter(|id| global.device.is_empty() || global.device.iter().any(|wanted| wanted == id.as_str()))
             .map(|id| boot::port(id, options.clone()))
             .collect();
-        Ok(Sticks { rack: None, ports, simulation: None, trace: global.trace.clone() })
+        Ok(Sticks {
+            models: Models::None,
+            ports,
+            simulation: None,
+            trace: global.trace.clone(),
+            stats_socket: global.stats_socket,
+        })
+    }
+
+    /// Profile of virtual ones.
+    pub fn profile(&self) -> Option<String> {
+        self.simulation.as_ref().map(|s| s.profile.clone())
+    }
+
+    /// The ports alone, and what must live as long as they do.
+    pub fn into_ports(self) -> (Models, Vec<Port>) {
+        (self.models, self.ports)
     }
 
     /// Opens them, at the same time. Fails when none opens.
     pub fn open(self, config: FleetConfig) -> Result<Opened> {
+        let config = FleetConfig { stats_socket: self.stats_socket, ..config };
         let trace = self.trace.as_deref().map(Trace::create).transpose()?;
-        let memory = Memory::default();
         let mut builder = Fleet::builder().config(config);
         for port in self.ports {
-            let port = watched(port, &memory);
             builder = builder.port(match &trace {
                 Some(trace) => trace.port(port),
                 None => port,
             });
         }
         let fleet = builder.open()?;
-        Ok(Opened { fleet, simulation: self.simulation, rack: self.rack, trace, memory })
+        Ok(Opened { fleet, simulation: self.simulation, models: self.models, trace })
     }
 
     /// Their names.
@@ -237,48 +296,52 @@ impl Sticks {
     }
 }
 
-/// The same port; what its transport says about memory is noted.
-fn watched(mut port: Port, memory: &Memory) -> Port {
-    let (id, profile, memory) = (port.id().clone(), port.profile().map(str::to_owned), Arc::clone(memory));
-    let name = id.clone();
-    let watched = Port::new(id, move |timeout| {
-        let connection = port.connect(timeout)?;
-        memory.lock().insert(name.clone(), connection.transport.info().memory);
-        Ok(connection)
-    });
-    match profile {
-        Some(profile) => watched.simulated(profile),
-        None => watched,
-    }
-}
-
 impl Opened {
-    /// How tensors reach the sticks: `mapped` from the kernel's own buffers, `copied` by it, `in-process` for virtual
+    /// How tensors reach the sticks: `mapped` from the kernel's own buffers, `copied` by it, `in_process` for virtual
     /// sticks of this process, `mixed`; `None` where no stick was connected.
     pub fn zero_copy(&self) -> Option<&'static str> {
-        let kinds = self.memory.lock();
-        let word = |kind: &MemoryKind| match kind {
-            MemoryKind::Mapped => "mapped",
-            MemoryKind::Copied => "copied",
-            MemoryKind::InProcess => "in-process",
-        };
-        let mut words = kinds.values().map(word);
+        let stats = self.fleet.stats();
+        let mut words = stats.sticks.iter().filter_map(|s| s.memory_kind).map(MemoryKind::as_str);
         let first = words.next()?;
         Some(if words.all(|w| w == first) { first } else { "mixed" })
     }
 
     /// Whether the virtual sticks kept the pace of their model; `None` for real ones.
     pub fn paced(&self) -> Option<bool> {
-        self.rack.as_ref().map(|rack| rack.stats().iter().all(|stick| stick.paced))
+        match &self.models {
+            Models::None => None,
+            Models::Rack(rack) => Some(rack.stats().iter().all(|stick| stick.paced)),
+            // A server that is gone kept no pace.
+            Models::Served(path) => {
+                Some(face::status(path).is_ok_and(|sticks| sticks.iter().all(|stick| stick.paced)))
+            }
+        }
     }
 
     /// Drains and closes the sticks; virtual ones stop after that.
     pub fn close(self) -> Result<()> {
-        let Opened { fleet, rack, trace, .. } = self;
+        let Opened { fleet, models, trace, simulation } = self;
+        let ready = |s: &&StickStats| s.state == StickState::Ready && simulation.is_none();
+        let real: Vec<StickId> = fleet.stats().sticks.iter().filter(ready).map(|s| s.id.clone()).collect();
         let closed = fleet.close(DRAIN);
-        drop(rack);
+        drop(models);
+        wait_for_boot_roms(&real);
         trace.map_or(Ok(()), Trace::finish)?;
         Ok(closed?)
+    }
+}
+
+/// A closed stick goes back to its boot ROM and is off the bus for a moment: whoever types the next command would not find it.
+fn wait_for_boot_roms(ids: &[StickId]) {
+    let is_back = |id: &StickId| discover::find(id).is_some_and(|found| found.state == FoundState::Unbooted);
+    let deadline = Instant::now() + RETURN;
+    let Ok(mut watch) = Watch::new() else { return };
+    while !ids.iter().all(is_back) {
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() || watch.next(left).is_err() {
+            tracing::info!("a closed stick is not back on the bus yet");
+            return;
+        }
     }
 }
 

@@ -63,6 +63,11 @@ impl Output {
         self.json
     }
 
+    /// True where text may be coloured.
+    pub fn is_colored(&self) -> bool {
+        self.color
+    }
+
     /// Columns to use.
     pub fn width(&self) -> usize {
         self.width
@@ -105,12 +110,17 @@ impl Output {
 
     /// Writes one of several documents, on a line of its own.
     pub fn line(&self, body: &impl Serialize) -> Result {
+        self.text(&self.line_text(body))
+    }
+
+    /// One of several documents, with its line's end.
+    pub fn line_text(&self, body: &impl Serialize) -> String {
         let value: serde_json::Value = serde_json::from_str(&self.render(body)).expect("just written");
         // Maps of serde_json are sorted; the schema must stay in front.
         let mut rest = value;
         let schema = rest.as_object_mut().and_then(|map| map.remove("schema")).unwrap_or_default();
         let rest = rest.to_string();
-        self.text(&format!("{{\"schema\":{schema},{}\n", rest.strip_prefix('{').unwrap_or(&rest)))
+        format!("{{\"schema\":{schema},{}\n", rest.strip_prefix('{').unwrap_or(&rest))
     }
 
     /// The document as text.
@@ -227,6 +237,7 @@ pub fn exit_code(outcome: Outcome) -> u8 {
     match outcome {
         Outcome::Ok => exit::OK,
         Outcome::Negative => exit::NEGATIVE,
+        Outcome::Failed => exit::FAILURE,
     }
 }
 

@@ -3,10 +3,12 @@
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use ncs2::clock::Monotonic;
 use ncs2::transport::{
-    Completion, Connection, Rejected, TraceSink, Tracer, Transfer, Transport, TransportInfo, WaitOn,
+    Completion, Connection, MappedMemory, Rejected, TraceSink, Tracer, Transfer, Transport, TransportInfo,
+    WaitOn,
 };
 use ncs2::{ErrorKind, Port};
 
@@ -40,6 +42,14 @@ impl Transport for Boxed {
 
     fn wait_on(&self) -> Option<WaitOn<'_>> {
         self.0.wait_on()
+    }
+
+    fn retry_after(&self) -> Option<Duration> {
+        self.0.retry_after()
+    }
+
+    fn memory(&self) -> Option<&Arc<MappedMemory>> {
+        self.0.memory()
     }
 
     fn cancel_all(&mut self) {

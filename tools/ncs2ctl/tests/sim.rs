@@ -1,4 +1,4 @@
-//! `sim calibrate`, `sim serve` and `--fault`.
+//! `sim calibrate`, `sim serve`, `sim status` and `--fault`.
 
 mod tool;
 
@@ -45,4 +45,61 @@ fn planned_faults_reach_the_stick() {
         "InvalidInput",
         &["sim9"],
     );
+}
+
+/// Another process that serves sticks; it ends with the test.
+struct Serving(std::process::Child);
+
+impl Drop for Serving {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn serve(args: &[&str], socket: &std::path::Path) -> Serving {
+    let mut command = std::process::Command::new(assert_cmd::cargo::cargo_bin("ncs2ctl"));
+    command.args(["sim", "serve"]).args(args).env("XDG_CONFIG_HOME", env!("CARGO_TARGET_TMPDIR"));
+    let serving = Serving(command.stderr(std::process::Stdio::null()).spawn().expect("it starts"));
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(30);
+    while std::os::unix::net::UnixStream::connect(socket).is_err() {
+        assert!(std::time::Instant::now() < deadline, "it does not listen");
+        std::thread::yield_now();
+    }
+    serving
+}
+
+#[test]
+fn a_server_tells_its_state_and_sticks_come_and_go() {
+    let folder = tempfile::tempdir().expect("temporary folder");
+    let (sticks, control) = (folder.path().join("sticks"), folder.path().join("control"));
+    let [sticks_at, control_at] = [&sticks, &control].map(|p| p.to_str().expect("UTF-8"));
+    let _serving = serve(
+        &["--socket", sticks_at, "--control", control_at, "--sticks", "2", "--profile", "usb2"],
+        &control,
+    );
+    let state = |args: &[&str]| {
+        let (code, d) = json(&[&["sim", "status"], args].concat(), "sim");
+        assert_eq!((code, &d["simulated"]), (0, &true.into()), "{d}");
+        let states = d["sticks"].as_array().expect("sticks").iter();
+        states.map(|s| s["state"].as_str().expect("text").to_owned()).collect::<Vec<_>>()
+    };
+    for socket in [control_at, sticks_at] {
+        assert_eq!(state(&[socket]), ["unbooted", "unbooted"]);
+    }
+    let (_, d) = json(&["sim", "status", control_at], "sim");
+    let stick = &d["sticks"][1];
+    assert_eq!(
+        (&stick["id"], &stick["face"], &stick["profile"]),
+        (&"sim1".into(), &"socket".into(), &"usb2".into())
+    );
+    assert_eq!((&stick["inferences"], &stick["connected"]), (&0.into(), &false.into()));
+    assert!((15.0..60.0).contains(&stick["temperature_c"].as_f64().expect("a number")), "{stick}");
+
+    assert_eq!(state(&[control_at, "--detach", "sim1"]), ["unbooted", "unplugged"]);
+    assert_eq!(state(&[control_at, "--attach", "sim1", "--detach", "0"]), ["unplugged", "unbooted"]);
+    let text = run(&["sim", "status", control_at]);
+    assert!(text.stdout.contains("unplugged") && text.stderr.contains("simulated"), "{}", text.stdout);
+    fails(&["sim", "status", control_at, "--detach", "sim7"], "sim", 2, "InvalidInput", &["0 to 1"]);
+    fails(&["sim", "status", "/nowhere/control"], "sim", 2, "NotFound", &["/nowhere/control"]);
 }

@@ -7,6 +7,7 @@ use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
 use ncs2::transport::usb::discover::{self, Found, FoundState};
+use ncs2_device::face::StickStatus;
 use rusb::UsbContext as _;
 
 use crate::wire::Wire;
@@ -14,6 +15,8 @@ use crate::wire::Wire;
 /// Longest wait for anything on the bus; a machine that emulates another takes its time.
 const PATIENCE: Duration = Duration::from_secs(15);
 const CHUNK: usize = 1 << 20;
+/// Of the sticks that tests find unless they ask for others.
+const PROFILE: &str = "stick";
 
 /// The sticks and the hand on them.
 pub(crate) struct Bench {
@@ -88,24 +91,66 @@ impl Bench {
 
     /// Stick `n` as if it had just been plugged in.
     pub(crate) fn fresh(&mut self, n: usize) -> Result<Found, String> {
-        self.command(&format!("resume {n}"))?;
-        self.command(&format!("unplug {n}"))?;
+        self.fresh_of(n, PROFILE)
+    }
+
+    /// A stick of this profile of `tools/vm/profiles` in the place of stick `n`.
+    pub(crate) fn fresh_of(&mut self, n: usize, profile: &str) -> Result<Found, String> {
+        self.pull(n)?;
         self.wait_gone(n)?;
-        self.command(&format!("plug {n}"))?;
+        self.plug(n, profile)?;
         self.wait_for(n, FoundState::Unbooted)
+    }
+
+    fn pull(&mut self, n: usize) -> Result<(), String> {
+        self.command(&format!("resume {n}"))?;
+        self.command(&format!("unplug {n}")).map(drop)
+    }
+
+    fn plug(&mut self, n: usize, profile: &str) -> Result<(), String> {
+        self.command(&format!("plug {n} {}/profiles/{profile}.toml", env!("CARGO_MANIFEST_DIR"))).map(drop)
+    }
+
+    /// What the emulator says of stick `n`.
+    pub(crate) fn status(&mut self, n: usize) -> Result<StickStatus, String> {
+        let lines = self.command("list")?;
+        let line = lines.iter().find_map(|line| line.strip_prefix(&format!("{n} ")));
+        line.ok_or_else(|| format!("the emulator lists no stick {n}"))?.parse()
+    }
+
+    /// Until the emulator's word of stick `n` is as wanted.
+    pub(crate) fn until(
+        &mut self,
+        n: usize,
+        what: &str,
+        wanted: impl Fn(&StickStatus) -> bool,
+    ) -> Result<StickStatus, String> {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let status = self.status(n)?;
+            if wanted(&status) {
+                return Ok(status);
+            }
+            if Instant::now() > deadline {
+                return Err(format!("stick {n}: expected {what} within {PATIENCE:?}, found {status:?}"));
+            }
+            pause();
+        }
+    }
+
+    /// No stick is in its port.
+    pub(crate) fn all_gone(&mut self) -> Result<(), String> {
+        for n in 0..self.sticks {
+            self.pull(n)?;
+        }
+        (0..self.sticks).try_for_each(|n| self.wait_gone(n))
     }
 
     /// Every stick as if it had just been plugged in, all at the same time.
     pub(crate) fn all_fresh(&mut self) -> Result<Vec<Found>, String> {
+        self.all_gone()?;
         for n in 0..self.sticks {
-            self.command(&format!("resume {n}"))?;
-            self.command(&format!("unplug {n}"))?;
-        }
-        for n in 0..self.sticks {
-            self.wait_gone(n)?;
-        }
-        for n in 0..self.sticks {
-            self.command(&format!("plug {n}"))?;
+            self.plug(n, PROFILE)?;
         }
         (0..self.sticks).map(|n| self.wait_for(n, FoundState::Unbooted)).collect()
     }

@@ -8,34 +8,47 @@ use ncs2::runtime::{FleetConfig, LoadOptions, SubmitOptions};
 use ncs2::transport::usb::boot::{self, BootOptions};
 use ncs2::transport::usb::discover::{Found, FoundState};
 use ncs2::wire::{DdrType, FirmwarePatches};
-use ncs2::{ErrorKind, Fleet, Graph};
+use ncs2::{ErrorKind, Fleet, Graph, StickId};
 use ncs2_device::{Engine, Rack, RackOptions, Timing};
 
 use crate::bench::{Bench, image};
 use crate::{Verdict, ensure};
 
 /// A file that the driver can patch: with the call that the DRAM type goes before.
-fn firmware() -> Result<PathBuf, String> {
+pub(crate) fn firmware() -> Result<PathBuf, String> {
     let path = PathBuf::from("/tmp/firmware.mvcmd");
-    let mut file = image(2_298_632);
-    file[124_804..124_809].copy_from_slice(&[0xba, 0xd0, 0xe9, 0x00, 0x70]);
-    std::fs::write(&path, file).map_err(|e| format!("{}: {e}", path.display()))?;
+    if !path.exists() {
+        let mut file = image(2_298_632);
+        file[124_804..124_809].copy_from_slice(&[0xba, 0xd0, 0xe9, 0x00, 0x70]);
+        // Aside first: another process may be about to read it.
+        let aside = path.with_extension(std::process::id().to_string());
+        std::fs::write(&aside, file)
+            .and_then(|()| std::fs::rename(&aside, &path))
+            .map_err(|e| format!("{}: {e}", path.display()))?;
+    }
     Ok(path)
 }
 
-fn options() -> Result<BootOptions, String> {
+pub(crate) fn options() -> Result<BootOptions, String> {
     Ok(BootOptions {
         firmware: Some(firmware()?),
         any_firmware: true,
         patches: FirmwarePatches { watchdog: true, ddr: DdrType::Auto },
-        reset_foreign: false,
+        ..BootOptions::default()
     })
 }
 
-fn open(sticks: &[Found]) -> Result<Fleet, String> {
+pub(crate) fn open(sticks: &[Found]) -> Result<Fleet, String> {
+    open_ports(&sticks.iter().map(|found| found.id.clone()).collect::<Vec<_>>())
+}
+
+pub(crate) fn open_ports(ids: &[StickId]) -> Result<Fleet, String> {
+    open_with(ids, FleetConfig { open_timeout: Duration::from_secs(30), ..FleetConfig::default() })
+}
+
+pub(crate) fn open_with(ids: &[StickId], config: FleetConfig) -> Result<Fleet, String> {
     let options = options()?;
-    let config = FleetConfig { open_timeout: Duration::from_secs(30), ..FleetConfig::default() };
-    let ports = sticks.iter().map(|found| boot::port(found.id.clone(), options.clone()));
+    let ports = ids.iter().map(|id| boot::port(id.clone(), options.clone()));
     ports
         .fold(Fleet::builder(), |builder, port| builder.port(port))
         .config(config)
@@ -43,7 +56,7 @@ fn open(sticks: &[Found]) -> Result<Fleet, String> {
         .map_err(|e| chain(&e))
 }
 
-fn close(fleet: Fleet, bench: &mut Bench) -> Verdict {
+pub(crate) fn close(fleet: Fleet, bench: &mut Bench) -> Verdict {
     let start = Instant::now();
     fleet.close(Duration::from_secs(10)).map_err(|e| chain(&e))?;
     bench.note(format!("closed in {} ms", start.elapsed().as_millis()));
@@ -51,7 +64,7 @@ fn close(fleet: Fleet, bench: &mut Bench) -> Verdict {
 }
 
 /// An error with all that is behind it.
-fn chain(error: &dyn std::error::Error) -> String {
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {
@@ -61,11 +74,11 @@ fn chain(error: &dyn std::error::Error) -> String {
     text
 }
 
-fn models() -> PathBuf {
+pub(crate) fn models() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/data/models")
 }
 
-fn blob(name: &str) -> Result<Blob, String> {
+pub(crate) fn blob(name: &str) -> Result<Blob, String> {
     Blob::open(models().join(format!("{name}.blob"))).map_err(|e| chain(&e))
 }
 
@@ -75,13 +88,13 @@ const DISTINCT: usize = 64;
 /// Requests in flight.
 const IN_FLIGHT: usize = 48;
 
-fn input(blob: &Blob, n: usize) -> Vec<u8> {
+pub(crate) fn input(blob: &Blob, n: usize) -> Vec<u8> {
     let n = n % DISTINCT;
     (0..blob.graph().input_bytes).map(|at| (at * 31 + n * 7 + n / 251) as u8).collect()
 }
 
-/// What a stick inside this process answers to the first inputs.
-fn expected(blob: &Blob, count: usize) -> Result<Vec<Vec<u8>>, String> {
+/// What a stick inside this process answers to the first inputs; `count` at most [`DISTINCT`].
+pub(crate) fn expected(blob: &Blob, count: usize) -> Result<Vec<Vec<u8>>, String> {
     let rack = Rack::start(RackOptions {
         sticks: 1,
         engine: Engine::Hash,
@@ -99,7 +112,17 @@ fn expected(blob: &Blob, count: usize) -> Result<Vec<Vec<u8>>, String> {
 }
 
 /// Answers in the order of the inputs, and who gave them. Several are in flight at a time.
-fn run(graph: &Graph, blob: &Blob, count: usize) -> Result<Vec<(Vec<u8>, String)>, String> {
+pub(crate) fn run(graph: &Graph, blob: &Blob, count: usize) -> Result<Vec<(Vec<u8>, String)>, String> {
+    run_of(graph, blob, count, DISTINCT)
+}
+
+/// The same with so many distinct inputs.
+pub(crate) fn run_of(
+    graph: &Graph,
+    blob: &Blob,
+    count: usize,
+    distinct: usize,
+) -> Result<Vec<(Vec<u8>, String)>, String> {
     let mut tickets = std::collections::VecDeque::new();
     let mut answers = Vec::with_capacity(count);
     let mut collect = |ticket: ncs2::runtime::Ticket| {
@@ -109,7 +132,7 @@ fn run(graph: &Graph, blob: &Blob, count: usize) -> Result<Vec<(Vec<u8>, String)
     };
     for n in 0..count {
         let mut lease = graph.input().map_err(|e| chain(&e))?;
-        lease.copy_from(&input(blob, n)).map_err(|e| chain(&e))?;
+        lease.copy_from(&input(blob, n % distinct)).map_err(|e| chain(&e))?;
         tickets.push_back(graph.submit(lease, SubmitOptions::default()).map_err(|e| chain(&e))?);
         if tickets.len() >= IN_FLIGHT
             && let Some(ticket) = tickets.pop_front()
@@ -123,7 +146,7 @@ fn run(graph: &Graph, blob: &Blob, count: usize) -> Result<Vec<(Vec<u8>, String)
     Ok(answers)
 }
 
-fn compare(found: &[(Vec<u8>, String)], expected: &[Vec<u8>]) -> Verdict {
+pub(crate) fn compare(found: &[(Vec<u8>, String)], expected: &[Vec<u8>]) -> Verdict {
     for (n, ((bytes, stick), expected)) in found.iter().zip(expected.iter().cycle()).enumerate() {
         ensure!(bytes == expected, "answer {n} of stick {stick} is not that of the stick inside the process");
     }

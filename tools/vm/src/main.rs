@@ -4,11 +4,23 @@
 //! anew, so none depends on another. Exit codes: 0 all passed, 1 some failed, 2 there is nothing to test on.
 
 mod bench;
+mod container;
+mod count;
 mod data;
 mod enumerate;
 mod fleet;
+mod long;
+mod mapped;
+mod owner;
+mod owners;
+mod readme;
+mod reset;
 mod rights;
+mod sizes;
+mod speed;
 mod unplug;
+#[path = "../../../benches/usb_peer.rs"]
+mod usb_peer;
 mod wire;
 
 use std::process::ExitCode;
@@ -51,11 +63,32 @@ const TESTS: &[(&str, Test)] = &[
     ("unplug::killed_emulator_is_gone_at_once", unplug::killed_emulator_is_gone_at_once),
     ("unplug::pulled_stick_is_gone_and_comes_back", unplug::pulled_stick_is_gone_and_comes_back),
     ("unplug::pulled_in_the_middle_of_the_firmware", unplug::pulled_in_the_middle_of_the_firmware),
+    ("reset::usb_reset_and_power", reset::usb_reset_and_power),
+    ("reset::stick_of_nobody_is_reset_first", reset::stick_of_nobody_is_reset_first),
+    ("reset::watch_tells_arrivals_by_port", reset::watch_tells_arrivals_by_port),
     ("rights::users_may_open_with_the_rule_alone", rights::users_may_open_with_the_rule_alone),
+    ("readme::commands_of_the_readme_work", readme::commands_of_the_readme_work),
+    ("sizes::around_a_packet", sizes::around_a_packet),
+    ("sizes::around_a_packet_with_zero_length_ones", sizes::around_a_packet_with_zero_length_ones),
+    ("sizes::around_a_packet_at_high_speed", sizes::around_a_packet_at_high_speed),
+    ("sizes::around_a_mebibyte", sizes::around_a_mebibyte),
+    ("unplug::pulled_in_each_stage_of_a_job", unplug::pulled_in_each_stage_of_a_job),
+    ("owners::two_race_for_one_boot", owners::two_race_for_one_boot),
+    ("owners::killed_while_it_sends_the_firmware", owners::killed_while_it_sends_the_firmware),
+    ("owners::killed_while_it_sends_a_tensor", owners::killed_while_it_sends_a_tensor),
+    ("owners::left_booted_without_a_watchdog", owners::left_booted_without_a_watchdog),
+    ("container::io_uring_refused_by_a_filter", container::io_uring_refused_by_a_filter),
+    ("container::as_in_a_container", container::as_in_a_container),
+    ("owners::stopped_while_others_infer", owners::stopped_while_others_infer),
     ("fleet::driver_boots_and_answers", fleet::driver_boots_and_answers),
     ("fleet::every_model_answers", fleet::every_model_answers),
     ("fleet::all_sticks_answer_alike", fleet::all_sticks_answer_alike),
     ("fleet::pulled_stick_costs_no_answer", fleet::pulled_stick_costs_no_answer),
+    ("mapped::buffers_are_mapped_and_answers_right", mapped::buffers_are_mapped_and_answers_right),
+    ("mapped::answers_outlive_their_stick", mapped::answers_outlive_their_stick),
+    ("mapped::exhausted_memory_falls_back_and_says_so", mapped::exhausted_memory_falls_back_and_says_so),
+    ("speed::driver_against_libusb", speed::driver_against_libusb),
+    ("speed::idle_sticks_sleep", speed::idle_sticks_sleep),
     ("fleet::stick_of_another_process_is_refused", fleet::stick_of_another_process_is_refused),
 ];
 
@@ -66,6 +99,13 @@ fn main() -> ExitCode {
     {
         println!("{}", rights::open_for_parent(bus, address));
         return ExitCode::SUCCESS;
+    }
+    match wanted.split_first() {
+        Some((flag, words)) if flag == "--own" => return owner::main(words),
+        Some((flag, words)) if flag == "--without-io-uring" => {
+            return container::exec_without_io_uring(words);
+        }
+        _ => {}
     }
     let mut bench = match Bench::open() {
         Ok(bench) => bench,

@@ -3,11 +3,13 @@
 //! This package has no dependency, so that it builds on a machine that lacks the C libraries it looks for.
 
 mod demo;
+mod machine;
 mod models;
 mod native;
 mod openvino;
 mod run;
 mod test;
+mod vendor_test;
 mod vm_test;
 
 use std::process::ExitCode;
@@ -22,6 +24,7 @@ Usage: cargo xtask <COMMAND>
   openvino-test the vendor's compiler and OpenVINO's CPU, fetched by pip: compile, run, check
   models DIR    parses, counts, executes and checks every blob of a folder
   vm-test       USB tests on a stock kernel in QEMU, against virtual sticks: [usbredir|serial|vhci] [TEST…]
+  vendor-test   the vendor's own client and ours, side by side, in the same machine: [--release] [WORD…]
 
 Exit codes: 0 ok, 1 a check failed, 2 something that is needed is missing, 64 usage.";
 
@@ -44,6 +47,7 @@ fn main() -> ExitCode {
         ["test"] => test::run(),
         ["openvino-test"] => openvino::run(),
         ["vm-test", rest @ ..] => vm_test::run(rest),
+        ["vendor-test", rest @ ..] => vendor_test::run(rest),
         ["models", dir] => models::run(dir),
         ["models"] => {
             Err(Stop::Usage("models: name the folder, as in `cargo xtask models ../models`".into()))

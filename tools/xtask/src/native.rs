@@ -80,18 +80,38 @@ pub fn ensure() -> Result<(), Stop> {
         )));
     }
     println!("missing: {}; installing as root: {command_line}", names.join(", "));
-    let mut refresh = Command::new(manager.program);
-    refresh.args(manager.refresh);
-    step("package lists", refresh)?;
-    let mut install = Command::new(manager.program);
-    install.args(manager.install).args(&packages).env("DEBIAN_FRONTEND", "noninteractive");
-    step("packages", install)?;
+    manager.install(&packages)?;
     match missing().first() {
         None => Ok(()),
         Some(still) => {
             Err(Stop::Missing(format!("{} is still not found after {command_line}", still.name())))
         }
     }
+}
+
+impl Manager {
+    fn install(&self, packages: &[&str]) -> Result<(), Stop> {
+        let mut refresh = Command::new(self.program);
+        refresh.args(self.refresh);
+        step("package lists", refresh)?;
+        if packages.is_empty() {
+            return Ok(());
+        }
+        let mut install = Command::new(self.program);
+        install.args(self.install).args(packages).env("DEBIAN_FRONTEND", "noninteractive");
+        step("packages", install)
+    }
+}
+
+/// Installs packages of Debian where we may: as root, with apt, whose lists are refreshed first. False where we may not or
+/// it did not work.
+pub fn install_debian(packages: &[&str]) -> bool {
+    let apt = MANAGERS.iter().find(|m| m.program == "apt-get" && succeeds(m.program, &["--version"]));
+    let Some(apt) = apt.filter(|_| is_root()) else { return false };
+    if !packages.is_empty() {
+        println!("missing: {}; installing as root", packages.join(", "));
+    }
+    apt.install(packages).is_ok()
 }
 
 #[derive(Clone, Copy)]

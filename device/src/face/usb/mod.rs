@@ -97,6 +97,7 @@ pub(crate) struct UsbDevice {
     out_bytes: usize,
     posted: VecDeque<Posted>,
     done: VecDeque<Done>,
+    transfers: u64,
 }
 
 impl UsbDevice {
@@ -109,6 +110,7 @@ impl UsbDevice {
             out_bytes: 0,
             posted: VecDeque::new(),
             done: VecDeque::new(),
+            transfers: 0,
         }
     }
 
@@ -123,7 +125,17 @@ impl UsbDevice {
         self.configuration
     }
 
+    /// Bulk requests that ended, either way.
+    pub(crate) fn transfers(&self) -> u64 {
+        self.transfers
+    }
+
     // --- inputs ----------------------------------------------------------------------------------------------------
+
+    /// From the next appearance on it has this link.
+    pub(crate) fn set_link(&mut self, link: LinkSpeed) {
+        self.link = link;
+    }
 
     /// It is on the bus now.
     pub(crate) fn appear(&mut self, identity: Identity) {
@@ -286,6 +298,7 @@ impl UsbDevice {
     }
 
     fn push(&mut self, id: u64, endpoint: u8, outcome: Outcome, data: Vec<u8>, actual: usize) {
+        self.transfers += 1;
         self.done.push_back(Done { id, endpoint, outcome, data, actual, setup: None });
     }
 

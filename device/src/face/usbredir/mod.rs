@@ -67,6 +67,11 @@ impl Session {
         Ok(())
     }
 
+    /// From the next appearance on it is a stick with this link.
+    pub(crate) fn set_link(&mut self, link: LinkSpeed) {
+        self.usb.set_link(link);
+    }
+
     /// The stick appeared on the bus.
     pub(crate) fn appear(&mut self, identity: Identity) {
         self.usb.appear(identity);
@@ -108,6 +113,11 @@ impl Session {
 
     pub(crate) fn poll_timeout(&self, now: Instant) -> Option<Instant> {
         self.usb.poll_timeout(now)
+    }
+
+    /// Bulk requests of this connection that ended.
+    pub(crate) fn transfers(&self) -> u64 {
+        self.usb.transfers()
     }
 
     // ---------------------------------------------------------------------------------------------------------------

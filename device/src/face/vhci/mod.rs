@@ -88,6 +88,11 @@ impl Session {
         self.usb.poll_timeout(now)
     }
 
+    /// Bulk requests of this connection that ended.
+    pub(crate) fn transfers(&self) -> u64 {
+        self.usb.transfers()
+    }
+
     /// Exactly one answer: the kernel waits for it, and gets no other for the request that was ended.
     fn unlink(&mut self, sequence: u32, victim: u32) {
         let ended = self.usb.cancel(u64::from(victim));

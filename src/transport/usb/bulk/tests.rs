@@ -22,6 +22,8 @@ struct State {
     /// `submit` fails with ENOMEM above this many bytes held.
     memory_limit: Option<usize>,
     unplugged: bool,
+    suspended: bool,
+    reaps: usize,
     discarded: Vec<u64>,
     cleared: Vec<u8>,
     submitted_lens: Vec<usize>,
@@ -58,6 +60,7 @@ impl UrbPort for FakePort {
 
     fn reap(&mut self) -> Result<Finished, Errno> {
         let mut state = self.state.lock();
+        state.reaps += 1;
         match state.finished.pop_front() {
             Some(finished) => Ok(finished),
             None if state.unplugged => Err(Errno::NODEV),
@@ -76,6 +79,10 @@ impl UrbPort for FakePort {
     fn clear_halt(&mut self, endpoint: u8) -> Result<(), Errno> {
         self.state.lock().cleared.push(endpoint);
         Ok(())
+    }
+
+    fn was_suspended(&mut self) -> bool {
+        self.state.lock().suspended
     }
 
     fn poll_fd(&self) -> BorrowedFd<'_> {
@@ -160,6 +167,100 @@ fn memory_shortage_is_back_pressure_and_makes_pieces_smaller() {
     }
     assert_eq!(drain(&mut t), [(1, 300 * 1024, Ok(()))]);
     assert!(state.lock().submitted_lens.iter().all(|&len| len <= 64 * 1024));
+}
+
+#[test]
+fn starved_transport_asks_to_be_polled_and_goes_on_when_others_gave_memory_back() {
+    let (mut t, state) = transport();
+    state.lock().memory_limit = Some(0);
+    t.submit(transfer(Direction::In, 1024, 1)).expect("accepted");
+    t.submit(transfer(Direction::Out, 84, 2)).expect("accepted");
+    assert_eq!(state.lock().held.len(), 0);
+    assert!(!t.arm(), "nothing is ready");
+    assert_eq!(t.retry_after(), Some(RETRY), "no URB is out that would announce memory");
+    // Another process gave some back.
+    state.lock().memory_limit = Some(84);
+    assert!(t.poll().is_none());
+    assert_eq!(state.lock().submitted_lens, [84], "the one that fits");
+    assert_eq!(t.retry_after(), Some(RETRY), "the other direction still waits");
+    state.lock().memory_limit = None;
+    assert!(t.poll().is_none());
+    assert_eq!(t.retry_after(), None);
+    let mut held = state.lock().held.len();
+    while held > 0 {
+        let len = state.lock().held[0].len();
+        state.lock().finish(0, 0, len);
+        held -= 1;
+    }
+    let mut done = drain(&mut t);
+    done.sort_by_key(|d| d.0);
+    assert_eq!(done, [(1, 1024, Ok(())), (2, 84, Ok(()))]);
+}
+
+#[test]
+fn pieces_grow_again_after_a_shortage() {
+    let (mut t, state) = transport();
+    state.lock().memory_limit = Some(20 * 1024);
+    t.submit(transfer(Direction::Out, 100 * 1024, 1)).expect("accepted");
+    state.lock().memory_limit = None;
+    let mut token = 1;
+    while state.lock().submitted_lens.last() != Some(&PIECE_BYTES) {
+        while !state.lock().held.is_empty() {
+            let len = state.lock().held[0].len();
+            state.lock().finish(0, 0, len);
+        }
+        drain(&mut t);
+        token += 1;
+        assert!(token < 1000, "pieces stay small: {:?}", state.lock().submitted_lens.last());
+        t.submit(transfer(Direction::Out, PIECE_BYTES, token)).expect("accepted");
+    }
+}
+
+#[test]
+fn a_turn_asks_the_kernel_once_more_than_there_is_to_reap() {
+    let (mut t, state) = transport();
+    for token in 0..3 {
+        t.submit(transfer(Direction::Out, 84, token)).expect("accepted");
+    }
+    for _ in 0..3 {
+        state.lock().finish(0, 0, 84);
+    }
+    assert_eq!(drain(&mut t).len(), 3);
+    assert_eq!(state.lock().reaps, 4);
+    assert!(!t.arm());
+    assert_eq!(state.lock().reaps, 5, "before it waits it looks again");
+    t.submit(transfer(Direction::Out, 84, 3)).expect("accepted");
+    state.lock().finish(0, 0, 84);
+    assert!(t.arm(), "what came between two turns is found");
+    assert_eq!(drain(&mut t).len(), 1);
+}
+
+#[test]
+fn sleep_of_the_machine_is_an_unplug() {
+    let (mut t, state) = transport();
+    t.submit(transfer(Direction::In, 1024, 1)).expect("accepted");
+    assert!(!t.arm());
+    state.lock().suspended = true;
+    assert!(t.arm(), "every transfer comes back");
+    assert_eq!(drain(&mut t), [(1, 0, Err(TransferError::Gone))]);
+    let rejected = t.submit(transfer(Direction::Out, 84, 2)).expect_err("gone");
+    assert_eq!(rejected.reason, TransferError::Gone);
+}
+
+#[test]
+fn late_reap_after_a_cancel_gives_what_had_come() {
+    let (mut t, state) = transport();
+    t.submit(transfer(Direction::In, 4096, 1)).expect("accepted");
+    t.submit(transfer(Direction::In, 1024, 2)).expect("accepted");
+    // Both completed before the cancel reached the controller, and are reaped after it.
+    state.lock().finish(1, 0, 84);
+    state.lock().finish(0, 0, 4096);
+    t.cancel_all();
+    assert_eq!(state.lock().discarded, [1, 0], "nobody had reaped them");
+    let done = drain(&mut t);
+    assert_eq!(done.len(), 2);
+    assert_eq!((done[0].0, done[0].1), (1, 4096), "no byte is lost");
+    assert_eq!((done[1].0, done[1].1), (2, 84));
 }
 
 #[test]

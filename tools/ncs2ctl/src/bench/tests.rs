@@ -41,6 +41,7 @@ fn stick(n: usize, speed_mbps: u32) -> StickRun {
             used_memory_bytes: None,
             temperature_c: None,
             throttle_level: None,
+            memory: None,
             completed: 0,
             failed: 0,
             in_flight: 0,
@@ -50,6 +51,7 @@ fn stick(n: usize, speed_mbps: u32) -> StickRun {
             latency: Latency::new(),
             host_pool: PoolStats { high_water_bytes: 1 << 20, ..PoolStats::default() },
             sched: None,
+            memory_kind: None,
         },
         busy: Duration::from_millis(9900),
         depth_time: Duration::from_secs(39),
@@ -118,7 +120,7 @@ fn report(measured: &Measured, simulation: Option<&Simulation>, paced: Option<bo
         input: "random 0".into(),
         sticks: 2,
     };
-    let (target_tops, reactor, zero_copy) = (Some(0.5), "io_uring", Some("in-process"));
+    let (target_tops, reactor, zero_copy) = (Some(0.5), "io_uring", Some("in_process"));
     let context = Context { networks: &networks, simulation, paced, config, target_tops, reactor, zero_copy };
     Report::new(&context, measured)
 }
@@ -147,7 +149,7 @@ fn figures_follow_from_the_counts() {
     assert_eq!(d["host"]["cache_misses_per_inference"], 2.0);
     assert_eq!((&d["host"]["throttled"], &d["host"]["usb_interrupts"]), (&json!(false), &Value::Null));
     assert_eq!(d["host"]["usb_interrupts_reason"], "not measured");
-    assert_eq!(d["io"]["zero_copy"], "in-process");
+    assert_eq!(d["io"]["zero_copy"], "in_process");
     assert_eq!(
         (&d["models"][0]["completed"], &d["models"][0]["share_completed"]),
         (&json!(1800), &json!(1.0))

@@ -207,7 +207,7 @@ fn io(report: &Report) -> String {
     let memory = match report.io.zero_copy {
         Some("mapped") => ", zero copy (mapped from the kernel)",
         Some("copied") => ", tensors copied by the kernel",
-        Some("in-process") => ", no bus: virtual sticks of this process",
+        Some("in_process") => ", no bus: virtual sticks of this process",
         Some(_) => ", some tensors mapped, some copied",
         None => "",
     };

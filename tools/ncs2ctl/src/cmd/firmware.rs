@@ -1,4 +1,4 @@
-//! `ncs2ctl firmware list`, `firmware verify` and `firmware install`
+//! `ncs2ctl firmware list`, `verify`, `install` and `fetch`
 
 use std::fs::{self, File};
 use std::io::Read;
@@ -13,7 +13,10 @@ use zip::ZipArchive;
 use crate::aside;
 use crate::cli::Global;
 use crate::failure::{Failure, Outcome, Result};
+use crate::folders::{self, Scratch};
 use crate::output::Output;
+use crate::vendor_compiler::REQUIREMENT;
+use crate::wheel;
 
 /// `firmware …`
 #[derive(Subcommand, Debug)]
@@ -48,6 +51,14 @@ The wheel is that of the Python package openvino==2021.4.2 for Linux.")]
         #[arg(value_name = "WHEEL|FOLDER|FILE", value_hint = ValueHint::AnyPath)]
         from: PathBuf,
     },
+    /// Has pip fetch the vendor's wheel, takes the firmware out of it and installs it
+    #[command(after_help = "\
+Examples:
+  ncs2ctl firmware fetch
+  NCS2_PYTHON=python3.11 ncs2ctl firmware fetch
+
+The wheel comes from where your pip fetches packages, 150 MB once; nothing of it is kept but the firmware.")]
+    Fetch,
 }
 
 /// Larger entries of an archive are no firmware.
@@ -96,6 +107,7 @@ pub fn firmware(global: &Global, output: &Output, command: &FirmwareCommand) -> 
         FirmwareCommand::List => list(output),
         FirmwareCommand::Verify { file } => verify(global, output, file.as_ref()),
         FirmwareCommand::Install { from } => install(global, output, from),
+        FirmwareCommand::Fetch => fetch(global, output),
     }
 }
 
@@ -108,6 +120,14 @@ struct Installed {
     sha256: String,
     known: bool,
     release: Option<String>,
+}
+
+fn fetch(global: &Global, output: &Output) -> Result<Outcome> {
+    let scratch = Scratch::beside(&folders::cache()?.join("firmware"))?;
+    let spinner = output.spinner("pip fetches openvino==2021.4.2");
+    let wheel = wheel::fetch(&REQUIREMENT, scratch.path(), "ncs2ctl firmware install WHEEL")?;
+    spinner.finish_and_clear();
+    install(global, output, &wheel)
 }
 
 fn install(global: &Global, output: &Output, from: &Path) -> Result<Outcome> {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use ncs2::runtime::{FleetConfig, StickState, StickStats};
+use ncs2::runtime::{FleetConfig, StickStats};
 use ncs2::wire::Capabilities;
 use ncs2_device::Engine;
 use serde::Serialize;
@@ -39,6 +39,18 @@ struct Device {
     temperature_c: Option<f32>,
     throttle_level: Option<u8>,
     resets: u32,
+    buffers: Option<Buffers>,
+}
+
+/// How host buffers reach a real stick.
+#[derive(Serialize)]
+struct Buffers {
+    zero_copy: &'static str,
+    received_too: bool,
+    mapped_bytes: usize,
+    mapped_read_mb_s: u32,
+    ordinary_read_mb_s: u32,
+    why_not: Option<String>,
 }
 
 /// Opens the sticks and prints what they say; exit 1 when one of several did not open.
@@ -78,22 +90,12 @@ pub fn info(global: &Global, output: &Output) -> Result<Outcome> {
     Ok(if all { Outcome::Ok } else { Outcome::Negative })
 }
 
-/// The word that users see.
-pub fn state_str(state: StickState) -> &'static str {
-    match state {
-        StickState::Starting => "starting",
-        StickState::Ready => "ready",
-        StickState::Lost => "lost",
-        StickState::Closed => "closed",
-    }
-}
-
 fn device(stick: &StickStats) -> Device {
     let caps = stick.capabilities.as_ref();
     Device {
         id: stick.id.to_string(),
         simulated: stick.simulated.is_some(),
-        state: state_str(stick.state),
+        state: stick.state.as_str(),
         failure: stick.failure.clone(),
         usb_speed_mbps: Some(stick.speed_mbps).filter(|&s| s > 0),
         chip: caps.map(chip),
@@ -106,6 +108,14 @@ fn device(stick: &StickStats) -> Device {
         temperature_c: stick.temperature_c,
         throttle_level: stick.throttle_level,
         resets: stick.resets,
+        buffers: stick.memory.as_ref().map(|memory| Buffers {
+            zero_copy: memory.kind.as_str(),
+            received_too: memory.maps_received,
+            mapped_bytes: memory.mapped_bytes,
+            mapped_read_mb_s: memory.mapped_read_mb_s,
+            ordinary_read_mb_s: memory.ordinary_read_mb_s,
+            why_not: memory.why_not.clone(),
+        }),
     }
 }
 
@@ -115,6 +125,23 @@ fn chip(caps: &Capabilities) -> String {
         Capabilities::CHIP_MYRIAD_2 => "Myriad 2".into(),
         other => format!("unknown chip {other:#06x}"),
     }
+}
+
+fn describe_buffers(buffers: &Buffers) -> String {
+    let mut text = match buffers.mapped_bytes {
+        0 => "copied".to_owned(),
+        mapped => format!(
+            "{} mapped for {}; reading: mapped {} MB/s, ordinary memory {} MB/s",
+            bytes(mapped as u64),
+            if buffers.received_too { "both directions" } else { "sending alone" },
+            buffers.mapped_read_mb_s,
+            buffers.ordinary_read_mb_s
+        ),
+    };
+    if let Some(why_not) = &buffers.why_not {
+        text.push_str(&format!("; {why_not}"));
+    }
+    text
 }
 
 fn describe(output: &Output, device: &Device) -> String {
@@ -140,6 +167,9 @@ fn describe(output: &Output, device: &Device) -> String {
             number(device.max_executors)
         ),
     );
+    if let Some(buffers) = &device.buffers {
+        line("buffers", describe_buffers(buffers));
+    }
     let degree = output.glyph("°C", "C");
     line("temperature", device.temperature_c.map_or_else(unknown, |t| format!("{t:.1} {degree}")));
     line(

@@ -1,8 +1,10 @@
-//! `ncs2ctl sim serve` and `ncs2ctl sim calibrate`: the virtual stick as a product of its own.
+//! `ncs2ctl sim serve`, `sim status` and `sim calibrate`: the virtual stick as a product of its own.
+
+use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
 use ncs2::ErrorKind;
-use ncs2_device::face::{Address, Face, ServeOptions, Server, serve};
+use ncs2_device::face::{self, Address, Command, Face, ServeOptions, Server, StickStatus, serve};
 use ncs2_device::{Engine, Profile, Timing, calibrate};
 use serde::Serialize;
 
@@ -23,6 +25,34 @@ Examples:
 
 QEMU: -chardev socket,id=r0,path=/tmp/stick.sock,reconnect=1 -device qemu-xhci,id=x -device usb-redir,chardev=r0,bus=x.0")]
     Serve(Box<ServeArgs>),
+    /// Prints what the sticks of a running `sim serve` are doing, and pulls them out or puts them back
+    #[command(after_help = "\
+Examples:
+  ncs2ctl sim status /tmp/control.sock
+  ncs2ctl sim status /tmp/sticks.sock --json          # the socket of the socket face answers, too
+  ncs2ctl sim status /tmp/control.sock --detach sim0  # as if somebody pulled it out
+  ncs2ctl sim status /tmp/control.sock --attach sim0  # back into its port, unbooted")]
+    Status(StatusArgs),
+    /// Plugs virtual sticks into this machine's own kernel, until Ctrl-C; needs root and the module vhci-hcd
+    #[command(after_help = "\
+Examples:
+  sudo modprobe vhci-hcd
+  sudo ncs2ctl sim attach --sticks 2
+  ncs2ctl list                       # in another terminal: they look like sticks
+
+Every program of this machine sees them on USB, and takes them for real ones: they say simulated nowhere
+but here.")]
+    Attach {
+        /// How many
+        #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=8))]
+        sticks: u16,
+        /// Built-in profile, or a file
+        #[arg(long, value_name = "PROFILE", default_value = "ncs2")]
+        profile: String,
+        /// Take commands such as `unplug 0`, a line each, at a socket
+        #[arg(long, value_name = "PATH")]
+        control: Option<String>,
+    },
     /// Prints what the virtual stick's timing predicts beside the published figures
     #[command(after_help = "\
 Examples:
@@ -37,6 +67,26 @@ Examples:
         #[arg(long)]
         leave_one_out: bool,
     },
+}
+
+/// `sim status`
+#[derive(Args, Debug)]
+pub struct StatusArgs {
+    /// Control socket of the server (`sim serve --control`), or that of its socket face
+    #[arg(value_name = "SOCKET")]
+    socket: PathBuf,
+    /// Pull this stick out of its port first, such as `sim0`; repeatable
+    #[arg(long, value_name = "ID", value_parser = stick_number)]
+    detach: Vec<usize>,
+    /// Then put this stick back into its port; repeatable
+    #[arg(long, value_name = "ID", value_parser = stick_number)]
+    attach: Vec<usize>,
+}
+
+/// `sim2` or `2`.
+fn stick_number(text: &str) -> std::result::Result<usize, String> {
+    let number = text.strip_prefix("sim").unwrap_or(text);
+    number.parse().map_err(|_| "expected a stick such as sim0".to_owned())
 }
 
 /// `sim serve`
@@ -89,7 +139,20 @@ struct Figure {
 #[derive(Serialize)]
 struct Served {
     simulated: bool,
-    sticks: Vec<String>,
+    sticks: Vec<Stick>,
+}
+
+#[derive(Serialize)]
+struct Stick {
+    id: String,
+    face: String,
+    profile: String,
+    state: &'static str,
+    connected: bool,
+    inferences: u64,
+    resets: u64,
+    temperature_c: f64,
+    throttle_level: u8,
 }
 
 /// Serves or calibrates.
@@ -102,6 +165,20 @@ pub fn sim(global: &Global, output: &Output, command: &SimCommand) -> Result<Out
     }
     match command {
         SimCommand::Serve(args) => serve_until_interrupted(global, output, args),
+        SimCommand::Status(args) => print_status(output, args),
+        SimCommand::Attach { sticks, profile, control } => {
+            let (sticks, profile, control) = (*sticks, profile.clone(), control.clone());
+            let args = ServeArgs {
+                usbredir: Vec::new(),
+                vhci: true,
+                socket: Vec::new(),
+                control,
+                sticks,
+                profile,
+                seed: 0,
+            };
+            serve_until_interrupted(global, output, &args)
+        }
         SimCommand::Calibrate { profile, leave_one_out } => {
             print_calibration(output, profile, *leave_one_out)
         }
@@ -136,18 +213,62 @@ fn serve_until_interrupted(global: &Global, output: &Output, args: &ServeArgs) -
         any_firmware: global.any_firmware,
         seed: args.seed,
         control: args.control.as_deref().map(Address::parse),
+        ..ServeOptions::default()
     })?;
     output.remark(&format!("serving {} virtual sticks, simulated, until Ctrl-C", server.sticks()));
     // Its end of the channel lives in the signal handler, so this ends with Ctrl-C alone.
     let _ = interrupt.channel().recv();
-    let sticks: Vec<String> = server.status()?.iter().map(ToString::to_string).collect();
-    if output.is_json() {
-        output.document(&Served { simulated: true, sticks })?;
-    } else {
-        let lines = sticks.iter().enumerate().map(|(n, s)| format!("{n}  {s}\n")).collect::<String>();
-        output.text(&lines)?;
-    }
+    print_sticks(output, &server.status()?)?;
     Ok(Outcome::Ok)
+}
+
+fn print_status(output: &Output, args: &StatusArgs) -> Result<Outcome> {
+    let socket: &Path = &args.socket;
+    for (sticks, command) in [(&args.detach, Command::Unplug), (&args.attach, Command::Plug)] {
+        for &n in sticks {
+            face::command(socket, n, command)?;
+        }
+    }
+    print_sticks(output, &face::status(socket)?)?;
+    Ok(Outcome::Ok)
+}
+
+fn print_sticks(output: &Output, sticks: &[StickStatus]) -> Result<()> {
+    if output.is_json() {
+        let sticks = sticks.iter().enumerate().map(|(n, stick)| Stick {
+            id: format!("sim{n}"),
+            face: stick.face.clone(),
+            profile: stick.profile.clone(),
+            state: stick.state(),
+            connected: stick.connected,
+            inferences: stick.inferences,
+            resets: stick.resets,
+            temperature_c: stick.celsius,
+            throttle_level: stick.level,
+        });
+        return output.document(&Served { simulated: true, sticks: sticks.collect() });
+    }
+    let mut text = format!(
+        "{:6} {:9} {:9} {:10} {:>10} {:>6} {:>7} {:>5}  profile\n",
+        "stick", "face", "state", "host", "inferences", "resets", "C", "level"
+    );
+    for (n, stick) in sticks.iter().enumerate() {
+        let host = if stick.connected { "connected" } else { "none" };
+        text += &format!(
+            "{:6} {:9} {:9} {host:10} {:>10} {:>6} {:>7.1} {:>5}  {}\n",
+            format!("sim{n}"),
+            stick.face,
+            stick.state(),
+            stick.inferences,
+            stick.resets,
+            stick.celsius,
+            stick.level,
+            stick.profile
+        );
+    }
+    output.text(&text)?;
+    output.remark("simulated: no stick is here");
+    Ok(())
 }
 
 fn print_calibration(output: &Output, name: &str, leave_one_out: bool) -> Result<Outcome> {

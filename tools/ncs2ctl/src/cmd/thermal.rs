@@ -4,20 +4,17 @@ use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
 
 use clap::{Args, Subcommand};
-use ncs2::runtime::{FleetConfig, StickStats};
-use ncs2::{ErrorKind, StickId};
-use ncs2_device::{Engine, HeatLaw};
+use ncs2_device::HeatLaw;
 use serde::Serialize;
 
 use crate::cli::{Global, positive_duration};
 use crate::failure::{Failure, Outcome, Result};
 use crate::heat::{Forecast, forecast, law, sparkline};
 use crate::interrupt::Interrupt;
-use crate::open::{Opened, Simulation, Sticks};
 use crate::output::{Output, Style, wrap};
+use crate::stats::source::name_of;
+use crate::stats::{Snapshot, Source, Stick, Window};
 
-/// A stick that has not told its temperature by then is shown without.
-const TELEMETRY: Duration = Duration::from_secs(3);
 /// Values that a sparkline shows.
 const HISTORY: usize = 24;
 /// °C that fill a sparkline's height at least.
@@ -29,7 +26,9 @@ const SPAN_C: f64 = 2.0;
 Examples:
   ncs2ctl thermal
   ncs2ctl thermal --alert 70 || echo hot
-  ncs2ctl --sim 2 thermal watch --interval 1s --count 10")]
+  ncs2ctl --sim 2 thermal watch --interval 1s --count 10
+
+Works beside a program that uses the sticks: see `ncs2ctl top --help`.")]
 pub struct ThermalArgs {
     /// Keep watching.
     #[command(subcommand)]
@@ -40,6 +39,9 @@ pub struct ThermalArgs {
     /// Comma-separated values instead of text
     #[arg(long, global = true)]
     pub csv: bool,
+    /// Of the sticks that this process has open, rather than all that there are
+    #[arg(long, global = true, value_name = "PID")]
+    pub attach: Option<u32>,
 }
 
 /// `thermal …`
@@ -75,6 +77,10 @@ struct Body {
 #[derive(Serialize)]
 struct Device {
     id: String,
+    simulated: bool,
+    /// The process that has the stick open, where it is not this one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    process: Option<u32>,
     temperature_c: Option<f64>,
     throttle_level: Option<u8>,
     headroom_c: Option<f64>,
@@ -105,16 +111,15 @@ pub fn thermal(global: &Global, output: &Output, args: &ThermalArgs) -> Result<O
         Some(ThermalCommand::Watch { interval, count }) => (*interval, *count),
     };
     let interrupt = Interrupt::install()?;
-    let sticks = Sticks::find(global, Engine::Hash)?;
-    let spinner = output.spinner("opening");
-    let opened = sticks.open(FleetConfig::default())?;
-    spinner.finish_and_clear();
+    let mut source = Source::find(global, output, args.attach)?;
     let mut watch = Watch {
-        law: opened.simulation.as_ref().and_then(|s| law(&s.profile)),
-        simulation: opened.simulation.clone(),
         begin: Instant::now(),
-        earlier: BTreeMap::new(),
-        looked: None,
+        // The path that the user gave; what a stick says of itself is a name.
+        profile: source.opened().and_then(|o| o.simulation.as_ref()).map(|s| s.profile.clone()),
+        own: source.opened().is_some(),
+        laws: BTreeMap::new(),
+        before: Vec::new(),
+        levels: BTreeMap::new(),
         history: BTreeMap::new(),
         alert: args.alert,
     };
@@ -126,7 +131,7 @@ pub fn thermal(global: &Global, output: &Output, args: &ThermalArgs) -> Result<O
     let watching = args.command.is_some();
     let (mut looks, mut alerted) = (0, false);
     loop {
-        let body = watch.look(&opened)?;
+        let body = watch.look(source.look(true)?);
         alerted |= body.events.iter().any(|e| matches!(e, Event::Alert { .. }));
         if output.is_json() {
             if watching { output.line(&body)? } else { output.document(&body)? }
@@ -144,95 +149,106 @@ pub fn thermal(global: &Global, output: &Output, args: &ThermalArgs) -> Result<O
             break;
         }
     }
-    if let Some(simulation) = &opened.simulation
-        && !output.is_json()
-        && !args.csv
-    {
-        output.text(&format!(
-            "{} (profile {})\n",
-            output.paint(Style::Warn, "simulated"),
-            simulation.profile
-        ))?;
+    if !output.is_json() && !args.csv {
+        output.text(&watch.footer(output))?;
     }
-    opened.close()?;
+    source.close()?;
     Ok(if alerted { Outcome::Negative } else { Outcome::Ok })
 }
 
 struct Watch {
-    law: Option<HeatLaw>,
-    simulation: Option<Simulation>,
     begin: Instant,
-    /// Per stick: its busy time and level at the last look.
-    earlier: BTreeMap<StickId, (Duration, Option<u8>)>,
-    looked: Option<Instant>,
-    history: BTreeMap<StickId, VecDeque<f64>>,
+    profile: Option<String>,
+    own: bool,
+    /// By profile.
+    laws: BTreeMap<String, Option<HeatLaw>>,
+    before: Vec<Snapshot>,
+    levels: BTreeMap<String, u8>,
+    history: BTreeMap<String, VecDeque<f64>>,
     alert: Option<f64>,
 }
 
 impl Watch {
-    fn look(&mut self, opened: &Opened) -> Result<Body> {
-        if let Err(error) = opened.fleet.refresh_telemetry(TELEMETRY) {
-            // A silent sensor shows as unknown; a closed fleet is the end.
-            if error.kind() != ErrorKind::Timeout {
-                return Err(error.into());
-            }
-        }
-        let now = Instant::now();
-        let since = self.looked.replace(now).map(|t| now - t);
-        let stats = opened.fleet.stats();
-        let worked = |s: &StickStats| {
-            self.earlier.get(&s.id).map(|(busy, _)| s.busy.saturating_sub(*busy).as_secs_f64())
-        };
-        let all: f64 = stats.sticks.iter().filter_map(worked).sum();
+    fn look(&mut self, snapshots: Vec<Snapshot>) -> Body {
         let (mut devices, mut events) = (Vec::new(), Vec::new());
-        for stick in &stats.sticks {
-            let celsius = stick.temperature_c.map(f64::from);
-            let busy = worked(stick);
-            let load = busy.zip(since).map(|(busy, since)| busy / since.as_secs_f64().max(1e-9));
-            let Forecast { headroom_c, seconds_to_throttle, reason } =
-                forecast(self.law.as_ref(), celsius, stick.throttle_level, load);
-            let id = stick.id.to_string();
-            let before = self.earlier.get(&stick.id).and_then(|(_, level)| *level);
-            if let Some((from, to)) = before.zip(stick.throttle_level)
-                && from != to
-            {
-                events.push(Event::LevelChanged {
-                    id: id.clone(),
-                    from,
-                    to,
-                    temperature_c: celsius.map(tenth),
+        for (fleet, now) in snapshots.iter().enumerate() {
+            let before = self.before.iter().find(|b| b.process == now.process);
+            let window = Window::between(before, now);
+            for (stick, rates) in now.sticks.iter().zip(&window.sticks) {
+                let id = name_of(&snapshots, fleet, &stick.id);
+                let Forecast { headroom_c, seconds_to_throttle, reason } = self.forecast(stick, rates.busy);
+                self.happened(&id, stick, &mut events);
+                devices.push(Device {
+                    id,
+                    simulated: stick.simulated,
+                    process: Some(now.process.pid).filter(|_| !self.own),
+                    temperature_c: stick.temperature_c.map(tenth),
+                    throttle_level: stick.throttle_level,
+                    headroom_c: headroom_c.map(tenth),
+                    seconds_to_throttle: seconds_to_throttle.map(tenth),
+                    reason,
+                    load_share: rates.load_share.map(|share| (share * 1e3).round() / 1e3),
                 });
             }
-            if let Some((t, limit_c)) = celsius.zip(self.alert)
-                && t >= limit_c
-            {
-                events.push(Event::Alert { id: id.clone(), temperature_c: tenth(t), limit_c });
-            }
-            if let Some(t) = celsius {
-                let history = self.history.entry(stick.id.clone()).or_default();
-                history.push_back(t);
-                while history.len() > HISTORY {
-                    history.pop_front();
-                }
-            }
-            devices.push(Device {
-                id,
-                temperature_c: celsius.map(tenth),
-                throttle_level: stick.throttle_level,
-                headroom_c: headroom_c.map(tenth),
-                seconds_to_throttle: seconds_to_throttle.map(tenth),
-                reason,
-                load_share: busy.filter(|_| all > 0.0).map(|busy| (busy / all * 1e3).round() / 1e3),
-            });
         }
-        self.earlier = stats.sticks.iter().map(|s| (s.id.clone(), (s.busy, s.throttle_level))).collect();
-        Ok(Body {
-            simulated: self.simulation.is_some(),
-            profile: self.simulation.as_ref().map(|s| s.profile.clone()),
+        let profile = snapshots.iter().flat_map(|s| &s.sticks).find_map(|s| s.profile.clone());
+        let body = Body {
+            simulated: snapshots.iter().any(|s| s.simulated),
+            profile: self.profile.clone().or(profile),
             time_s: tenth(self.begin.elapsed().as_secs_f64()),
             devices,
             events,
-        })
+        };
+        self.before = snapshots;
+        body
+    }
+
+    fn forecast(&mut self, stick: &Stick, load: Option<f64>) -> Forecast {
+        let known = match (stick.simulated, self.profile.as_ref().or(stick.profile.as_ref())) {
+            (true, Some(profile)) => {
+                self.laws.entry(profile.clone()).or_insert_with(|| law(profile)).as_ref()
+            }
+            _ => None,
+        };
+        if stick.simulated && known.is_none() {
+            let reason = Some("the profile of this virtual stick cannot be read here".to_owned());
+            return Forecast { headroom_c: None, seconds_to_throttle: None, reason };
+        }
+        forecast(known, stick.temperature_c, stick.throttle_level, load)
+    }
+
+    fn happened(&mut self, id: &str, stick: &Stick, events: &mut Vec<Event>) {
+        if let Some(to) = stick.throttle_level
+            && let Some(from) = self.levels.insert(id.to_owned(), to)
+            && from != to
+        {
+            let temperature_c = stick.temperature_c.map(tenth);
+            events.push(Event::LevelChanged { id: id.to_owned(), from, to, temperature_c });
+        }
+        let Some(t) = stick.temperature_c else { return };
+        if let Some(limit_c) = self.alert.filter(|limit| t >= *limit) {
+            events.push(Event::Alert { id: id.to_owned(), temperature_c: tenth(t), limit_c });
+        }
+        let history = self.history.entry(id.to_owned()).or_default();
+        history.push_back(t);
+        while history.len() > HISTORY {
+            history.pop_front();
+        }
+    }
+
+    /// Where it came from.
+    fn footer(&self, output: &Output) -> String {
+        let mut text = String::new();
+        if !self.own {
+            let whose = |s: &Snapshot| format!("process {} ({})", s.process.pid, s.process.name);
+            let whose: Vec<String> = self.before.iter().map(whose).collect();
+            text.push_str(&format!("as told by {}\n", whose.join(", ")));
+        }
+        let profile = self.before.iter().flat_map(|s| &s.sticks).find_map(|s| s.profile.as_ref());
+        if let Some(profile) = self.profile.as_ref().or(profile) {
+            text.push_str(&format!("{} (profile {profile})\n", output.paint(Style::Warn, "simulated")));
+        }
+        text
     }
 
     fn text(&self, output: &Output, body: &Body, watching: bool) -> String {
@@ -242,11 +258,9 @@ impl Watch {
             &["time", "stick", degree, "level", "headroom", "throttles in", "load", "trend"],
             &["stick", "trend"],
         );
-        for (device, id) in body.devices.iter().zip(self.earlier.keys()) {
+        for device in &body.devices {
             let steps = output.glyph("▁▂▃▄▅▆▇█", "_.-=+*#@");
-            // The table is in the fleet's order, which need not be that of the names.
-            let key = self.earlier.keys().find(|k| k.as_str() == device.id).unwrap_or(id);
-            let history: Vec<f64> = self.history.get(key).into_iter().flatten().copied().collect();
+            let history: Vec<f64> = self.history.get(&device.id).into_iter().flatten().copied().collect();
             table.add_row([
                 format!("{:.1} s", body.time_s),
                 device.id.clone(),

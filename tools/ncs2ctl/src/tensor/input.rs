@@ -1,6 +1,6 @@
 //! What goes into inferences: files or random numbers, laid out as whole input elements of the blob.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use ncs2::ErrorKind;
 use ncs2::blob::{DataType, Graph, IoTensor};
@@ -8,6 +8,9 @@ use ncs2::blob::{DataType, Graph, IoTensor};
 use super::{Array, Values, image, layout, npy, shape_text};
 use crate::cli::ImageArgs;
 use crate::failure::{Failure, Result};
+
+/// What inputs are read from.
+const EXTENSIONS: [&str; 6] = ["npy", "bin", "raw", "png", "jpg", "jpeg"];
 
 /// The input of one inference.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -25,9 +28,12 @@ pub fn from_files(graph: &Graph, arguments: &[String], args: &ImageArgs) -> Resu
     for argument in arguments {
         let (index, file) = target(&graph.inputs, argument, "input")?;
         let tensor = &graph.inputs[index];
-        let packed = read(Path::new(file), tensor, args)?;
         let size = layout::elements(tensor) * tensor.dtype.bytes();
-        given[index].extend(packed.chunks_exact(size).map(|element| (file.to_owned(), element.to_vec())));
+        for path in files(Path::new(file))? {
+            let packed = read(&path, tensor, args)?;
+            let source = path.display().to_string();
+            given[index].extend(packed.chunks_exact(size).map(|element| (source.clone(), element.to_vec())));
+        }
     }
     let names = || graph.inputs.iter().map(|t| t.name.as_str()).collect::<Vec<_>>().join(", ");
     if let Some(missing) = given.iter().position(Vec::is_empty) {
@@ -55,6 +61,41 @@ pub fn from_files(graph: &Graph, arguments: &[String], args: &ImageArgs) -> Resu
         ));
     }
     Ok((0..count / batch).map(|n| assemble(graph, &given, n * batch, batch)).collect())
+}
+
+/// The file itself, or all files of a folder that can be inputs, by name.
+fn files(path: &Path) -> Result<Vec<PathBuf>> {
+    if !path.is_dir() {
+        return Ok(vec![path.to_owned()]);
+    }
+    let entries = std::fs::read_dir(path).map_err(|e| Failure::file(path, "read", &e))?;
+    let known = |path: &PathBuf| {
+        let extension = path.extension().and_then(|e| e.to_str()).map(str::to_ascii_lowercase);
+        path.is_file() && extension.is_some_and(|e| EXTENSIONS.contains(&&*e))
+    };
+    let mut files: Vec<PathBuf> = entries.filter_map(|e| Some(e.ok()?.path())).filter(known).collect();
+    files.sort();
+    if files.is_empty() {
+        return Err(Failure::new(
+            ErrorKind::InvalidInput,
+            format!("{}: expected .npy, .bin, .png or .jpg files in the folder, found none", path.display()),
+            "folders below it are not searched",
+        ));
+    }
+    Ok(files)
+}
+
+/// One inference from the packed values of every input, in their order, all batch elements of each one behind the other.
+pub fn from_packed(graph: &Graph, source: &str, packed: &[Vec<u8>]) -> Element {
+    let batch = graph.batch.max(1) as usize;
+    let given: Vec<Vec<(String, Vec<u8>)>> = packed
+        .iter()
+        .map(|bytes| {
+            let size = (bytes.len() / batch).max(1);
+            bytes.chunks_exact(size).map(|element| (source.to_owned(), element.to_vec())).collect()
+        })
+        .collect();
+    assemble(graph, &given, 0, batch)
 }
 
 /// Lays batch elements `first..first + batch` of every input into one element.
@@ -87,9 +128,6 @@ pub fn target<'a>(tensors: &[IoTensor], argument: &'a str, what: &str) -> Result
                 "see `ncs2ctl blob info`",
             ));
         }
-    }
-    if argument == "-" {
-        return Err(Failure::not_built("reading tensors from standard input"));
     }
     match tensors {
         [_] => Ok((0, argument)),
@@ -149,7 +187,7 @@ fn raw(path: &Path, tensor: &IoTensor) -> Result<Vec<u8>> {
 }
 
 /// Checks shape and type, converts.
-fn pack(path: &Path, array: &Array, tensor: &IoTensor) -> Result<Vec<u8>> {
+pub fn pack(path: &Path, array: &Array, tensor: &IoTensor) -> Result<Vec<u8>> {
     let shape = layout::shape(tensor);
     if !is_stack_of(&array.shape, &shape) {
         return Err(Failure::new(

@@ -9,6 +9,7 @@ pub mod input;
 pub mod layout;
 pub mod npy;
 pub mod output;
+pub mod stream;
 pub mod values;
 
 pub use values::Values;

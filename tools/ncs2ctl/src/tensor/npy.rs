@@ -23,7 +23,7 @@ pub fn read(path: &Path) -> Result<Array> {
 }
 
 /// `(expected, found)` when the bytes are no array of numbers.
-fn parse(bytes: &[u8]) -> Result<Array, (String, String)> {
+pub fn parse(bytes: &[u8]) -> Result<Array, (String, String)> {
     let bad = |found: String| ("a .npy array of numbers".to_owned(), found);
     let file = NpyFile::new(bytes).map_err(|e| {
         if bytes.starts_with(b"\x93NUMPY") {
@@ -63,8 +63,20 @@ fn parse(bytes: &[u8]) -> Result<Array, (String, String)> {
     Ok(if fortran { from_fortran(array) } else { array })
 }
 
+/// Bytes of data that a header promises; `(expected, found)` for one that is none.
+pub fn data_bytes(header: &[u8]) -> Result<usize, (String, String)> {
+    let bad = |found: String| ("a .npy array of numbers".to_owned(), found);
+    let file = NpyFile::new(header).map_err(|e| bad(format!("a damaged header ({e})")))?;
+    let DType::Plain(kind) = file.dtype() else { return Err(bad("records".into())) };
+    file.shape()
+        .iter()
+        .try_fold(1usize, |n, &d| n.checked_mul(usize::try_from(d).ok()?))
+        .and_then(|n| n.checked_mul(kind.num_bytes()?))
+        .ok_or_else(|| bad("more values than fit memory".into()))
+}
+
 /// Bytes before the data: magic, version, length field, header.
-fn header_bytes(bytes: &[u8]) -> usize {
+pub fn header_bytes(bytes: &[u8]) -> usize {
     match (bytes.get(6), bytes.get(8..12)) {
         (Some(1), Some(n)) => 10 + usize::from(u16::from_le_bytes([n[0], n[1]])),
         (Some(_), Some(n)) => 12 + u32::from_le_bytes([n[0], n[1], n[2], n[3]]) as usize,
@@ -136,7 +148,7 @@ pub fn write(path: &Path, array: &Array) -> Result {
     file.write_all(&bytes).map_err(|e| Failure::file(path, "write", &e))
 }
 
-fn encode(array: &Array, to: &mut Vec<u8>) -> io::Result<()> {
+pub fn encode(array: &Array, to: &mut Vec<u8>) -> io::Result<()> {
     fn put<T: npyz::AutoSerialize + Copy>(values: &[T], shape: &[u64], to: &mut Vec<u8>) -> io::Result<()> {
         let mut writer = npyz::WriteOptions::new().default_dtype().shape(shape).writer(to).begin_nd()?;
         writer.extend(values.iter().copied())?;

@@ -15,5 +15,5 @@ pub mod summary;
 
 pub use refusal::explain;
 pub use run::{Options, Refused, run};
-pub use setup::{Compiler, setup};
+pub use setup::{Compiler, REQUIREMENT, setup};
 pub use source::Source;

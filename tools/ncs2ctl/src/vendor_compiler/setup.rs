@@ -15,7 +15,7 @@ use crate::folders::{self, Scratch};
 use crate::wheel::{self, Requirement, Wheel, machine};
 
 /// The last release whose compiler is known to work without a stick; its blobs run on all firmware that followed.
-const REQUIREMENT: Requirement = Requirement {
+pub const REQUIREMENT: Requirement = Requirement {
     name: "openvino",
     version: "2021.4.2",
     python: "3.9",
