@@ -40,13 +40,13 @@ pub struct Plain {
 
 /// A constant of the graph.
 #[derive(Clone, Debug)]
-struct Constant {
-    dims: Vec<u64>,
-    values: Numbers,
+pub(super) struct Constant {
+    pub(super) dims: Vec<u64>,
+    pub(super) values: Numbers,
 }
 
 #[derive(Clone, Debug)]
-enum Numbers {
+pub(super) enum Numbers {
     Float(Vec<f32>),
     Integer(Vec<i32>, i64),
 }
@@ -280,7 +280,7 @@ fn constants(graph: &Message<'_>) -> Result<HashMap<String, Constant>, Damaged> 
 
 impl Constant {
     /// `None` for other types and for damaged contents.
-    fn read(tensor: &Message<'_>) -> Option<Self> {
+    pub(super) fn read(tensor: &Message<'_>) -> Option<Self> {
         let dims: Vec<u64> =
             tensor.integers(field::tensor::DIMS).into_iter().map(u64::try_from).collect::<Result<_, _>>().ok()?;
         let count = usize::try_from(dims.iter().try_fold(1u64, |p, &d| p.checked_mul(d))?).ok()?;
@@ -319,7 +319,7 @@ impl Constant {
     }
 
     /// As an initializer of floats.
-    fn tensor(&self, name: &str) -> Message<'static> {
+    pub(super) fn tensor(&self, name: &str) -> Message<'static> {
         let mut tensor = Message::default();
         for &dim in &self.dims {
             tensor.push_integer(field::tensor::DIMS, dim.cast_signed());
