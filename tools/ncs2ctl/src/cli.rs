@@ -238,6 +238,8 @@ Examples:
     Compile(Box<crate::cmd::compile::CompileArgs>),
     /// Compares answers of the sticks with the model on the CPU
     Check(Box<crate::cmd::check::CheckArgs>),
+    /// Shows what INT8 and byte inputs cost and gain on this chip
+    Quantize(Box<crate::cmd::quantize::QuantizeArgs>),
     /// Sets up what some commands need
     #[command(subcommand_required = true, arg_required_else_help = true)]
     Setup(crate::cmd::setup::SetupArgs),

@@ -14,6 +14,7 @@ pub mod firmware;
 pub mod info;
 pub mod list;
 pub mod man;
+pub mod quantize;
 pub mod run;
 pub mod selftest;
 pub mod setup;

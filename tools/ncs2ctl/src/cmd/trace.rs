@@ -33,10 +33,10 @@ pub struct TraceArgs {
     #[arg(long, value_name = "S")]
     stage: Option<String>,
     /// Only what begins at this moment of the run or later, milliseconds
-    #[arg(long, value_name = "MS", default_value_t = 0.0, value_parser = moment)]
+    #[arg(long, value_name = "MS", default_value_t = 0.0, value_parser = moment, allow_negative_numbers = true)]
     from: f64,
     /// Only what begins before this moment of the run, milliseconds
-    #[arg(long, value_name = "MS", value_parser = moment)]
+    #[arg(long, value_name = "MS", value_parser = moment, allow_negative_numbers = true)]
     to: Option<f64>,
     /// How many of the slowest to show
     #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u16).range(0..=1000))]

@@ -4,6 +4,8 @@
 
 pub mod count;
 pub mod edit;
+pub mod fold;
+pub mod quantized;
 pub mod wire;
 
 use std::collections::HashMap;

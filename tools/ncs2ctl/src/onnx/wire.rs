@@ -143,6 +143,11 @@ impl<'a> Message<'a> {
         self.fields.push((number, Value::Varint(value.cast_unsigned())));
     }
 
+    /// Adds a float.
+    pub fn push_float(&mut self, number: u32, value: f32) {
+        self.fields.push((number, Value::Fixed32(value.to_le_bytes())));
+    }
+
     /// Adds a nested message.
     pub fn push(&mut self, number: u32, message: &Message<'_>) {
         self.push_bytes(number, message.encode());
