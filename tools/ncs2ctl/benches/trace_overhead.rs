@@ -53,7 +53,8 @@ fn main() {
             on.push(run(blob, timing, Some(out)));
         }
         let of = |all: &[Figures], what: fn(&Figures) -> f64| median(all.iter().map(what).collect());
-        let ratios = |what: fn(&Figures) -> f64| median(off.iter().zip(&on).map(|(a, b)| what(b) / what(a)).collect());
+        let ratios =
+            |what: fn(&Figures) -> f64| median(off.iter().zip(&on).map(|(a, b)| what(b) / what(a)).collect());
         for (name, all) in [("off", &off), ("on", &on)] {
             println!("{timing:<8} {name:<6} {:>10.1} {:>14.1}", of(all, |f| f.fps), of(all, |f| f.cpu_us));
         }

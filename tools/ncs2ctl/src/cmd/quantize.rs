@@ -120,7 +120,11 @@ struct Variant {
 pub fn quantize(global: &Global, output: &Output, args: &QuantizeArgs) -> Result<Outcome> {
     if global.sim.is_none() && crate::open::list(global)?.is_empty() {
         let message = "no Neural Compute Stick 2 found on any USB bus";
-        return Err(Failure::new(ErrorKind::NotFound, message, "plug one in, or add --sim 1 for a virtual one"));
+        return Err(Failure::new(
+            ErrorKind::NotFound,
+            message,
+            "plug one in, or add --sim 1 for a virtual one",
+        ));
     }
     vendor_compiler::Compiler::find()?;
     if let Some(out) = &args.output {
@@ -155,7 +159,11 @@ pub fn quantize(global: &Global, output: &Output, args: &QuantizeArgs) -> Result
     Ok(Outcome::Ok)
 }
 
-fn variants(args: &QuantizeArgs, folder: &Path, left_out: &mut Vec<String>) -> Result<(Vec<Variant>, Option<Int8>)> {
+fn variants(
+    args: &QuantizeArgs,
+    folder: &Path,
+    left_out: &mut Vec<String>,
+) -> Result<(Vec<Variant>, Option<Int8>)> {
     let raw = !args.mean.is_empty() || !args.scale.is_empty();
     let read = |path: &Path| fs::read(path).map_err(|e| Failure::file(path, "read", &e));
     let write = |name: &str, bytes: &[u8]| {
@@ -187,7 +195,11 @@ fn variants(args: &QuantizeArgs, folder: &Path, left_out: &mut Vec<String>) -> R
     };
     let plain = quantized::plain(&read(path)?).map_err(|why| {
         let message = format!("{}: {why}", path.display());
-        Failure::new(ErrorKind::InvalidInput, message, "quantize it in QDQ form, as onnxruntime does by itself")
+        Failure::new(
+            ErrorKind::InvalidInput,
+            message,
+            "quantize it in QDQ form, as onnxruntime does by itself",
+        )
     })?;
     variants.push(whole("INT8 made plain", "INT8", write("int8.onnx", &plain.bytes)?, raw));
     let int8 = Int8 {
@@ -244,7 +256,9 @@ fn row(global: &Global, output: &Output, args: &QuantizeArgs, variant: &Variant,
         name: variant.name,
         weights: variant.weights,
         input_type: if variant.byte_input { "u8" } else { "fp16" }.into(),
-        blob_bytes: made["blobs"][0]["file_bytes"].as_u64().unwrap_or_else(|| fs::metadata(blob).map_or(0, |m| m.len())),
+        blob_bytes: made["blobs"][0]["file_bytes"]
+            .as_u64()
+            .unwrap_or_else(|| fs::metadata(blob).map_or(0, |m| m.len())),
         input_bytes: input,
         link_us_estimate: (input as f64 / LINK_BYTES_PER_S * 1e9).round() / 1e3,
         fps: number(&measured["fps"]),
@@ -259,7 +273,10 @@ fn row(global: &Global, output: &Output, args: &QuantizeArgs, variant: &Variant,
 
 fn path(path: &Path) -> Result<String> {
     path.to_str().map(str::to_owned).ok_or_else(|| {
-        Failure::usage(format!("{}: expected a name in UTF-8", path.display()), "rename the file or its folder")
+        Failure::usage(
+            format!("{}: expected a name in UTF-8", path.display()),
+            "rename the file or its folder",
+        )
     })
 }
 
@@ -330,7 +347,19 @@ fn text(output: &Output, body: &Body) -> String {
         text.push_str(&format!(", {}: times are a virtual stick's", output.paint(Style::Warn, "simulated")));
     }
     text.push_str("\n\n");
-    let headings = ["graph", "weights", "size", "input", "link us", "fps", "p50 ms", "max error", "cosine", "top-1", "top-5"];
+    let headings = [
+        "graph",
+        "weights",
+        "size",
+        "input",
+        "link us",
+        "fps",
+        "p50 ms",
+        "max error",
+        "cosine",
+        "top-1",
+        "top-5",
+    ];
     let mut table = output.table(&headings, &["graph", "weights"]);
     let share = |x: Option<f64>| x.map_or("-".to_owned(), |x| format!("{:.1} %", 100.0 * x));
     for row in &body.rows {
@@ -350,7 +379,8 @@ fn text(output: &Output, body: &Body) -> String {
     }
     text.push_str(&output.lines(&table));
     text.push('\n');
-    let mut line = |said: &str| text.push_str(&format!("  {}\n", wrap(&one_line(said), output.width() - 2, "  ")));
+    let mut line =
+        |said: &str| text.push_str(&format!("  {}\n", wrap(&one_line(said), output.width() - 2, "  ")));
     if let Some(int8) = &body.int8 {
         line(&format!(
             "INT8: {} constants of {} as integers, {} pairs on activations taken out, {} Clips in their place",
@@ -361,7 +391,9 @@ fn text(output: &Output, body: &Body) -> String {
         ));
     }
     body.facts.iter().for_each(|fact| line(fact));
-    line("link us: at 350 MB/s, the most that USB 3 was seen to carry (estimate); errors against FP32 on the CPU");
+    line(
+        "link us: at 350 MB/s, the most that USB 3 was seen to carry (estimate); errors against FP32 on the CPU",
+    );
     body.left_out.iter().for_each(|why| line(&format!("not here: {why}")));
     text
 }

@@ -16,7 +16,9 @@ pub struct Folded {
 /// As `normalise`, with the numbers in the weights. `Err` says why this model has no such convolution.
 pub fn fold(bytes: &[u8], mean: &[f32], scale: &[f32]) -> Result<Folded, String> {
     let model = Model::parse(bytes).map_err(|e| e.to_string())?;
-    let [input] = &*model.inputs else { return Err(format!("expected one input, found {}", model.inputs.len())) };
+    let [input] = &*model.inputs else {
+        return Err(format!("expected one input, found {}", model.inputs.len()));
+    };
     let users: Vec<_> = model.nodes.iter().filter(|n| n.inputs.contains(&input.name)).collect();
     let [conv] = &*users else { return Err(format!("{}: goes into {} layers", input.name, users.len())) };
     if conv.op != "Conv" || conv.integers.get("group").is_some_and(|g| g.first() != Some(&1)) {
@@ -41,7 +43,8 @@ pub fn fold(bytes: &[u8], mean: &[f32], scale: &[f32]) -> Result<Folded, String>
         return Err("--scale: expected finite values, and no 0".into());
     }
     // `auto_pad` is text, which is not read here: with it nobody knows.
-    let pads = conv.integers.get("pads").is_some_and(|p| p.iter().any(|&n| n != 0)) || has_auto_pad(bytes, conv.outputs.first());
+    let pads = conv.integers.get("pads").is_some_and(|p| p.iter().any(|&n| n != 0))
+        || has_auto_pad(bytes, conv.outputs.first());
     let mean_in_front = pads && !mean.is_empty();
     let of = |values: &[f32], channel: usize, none: f32| match values {
         [] => none,
@@ -70,7 +73,13 @@ pub fn fold(bytes: &[u8], mean: &[f32], scale: &[f32]) -> Result<Folded, String>
         return Err(format!("{}: expected weights of floats in the model itself", conv.label()));
     }
     if !mean_in_front && !mean.is_empty() {
-        edited = shift_bias(&edited, conv.outputs.first().map_or("", String::as_str), bias.as_deref(), &weights, &shift)?;
+        edited = shift_bias(
+            &edited,
+            conv.outputs.first().map_or("", String::as_str),
+            bias.as_deref(),
+            &weights,
+            &shift,
+        )?;
     }
     if mean_in_front {
         edited = edit::normalise(&edited, mean, &[])?;
@@ -90,7 +99,9 @@ fn has_auto_pad(bytes: &[u8], output: Option<&String>) -> bool {
                     let attribute = attribute?;
                     // `AttributeProto.s` is field 4.
                     let text = attribute.string(4);
-                    if attribute.string(field::attribute::NAME) == "auto_pad" && !matches!(text.as_str(), "NOTSET" | "VALID") {
+                    if attribute.string(field::attribute::NAME) == "auto_pad"
+                        && !matches!(text.as_str(), "NOTSET" | "VALID")
+                    {
                         return Ok(true);
                     }
                 }
@@ -102,7 +113,13 @@ fn has_auto_pad(bytes: &[u8], output: Option<&String>) -> bool {
 }
 
 /// Takes `shift` from the bias, which the convolution is given where it has none.
-fn shift_bias(bytes: &[u8], output: &str, bias: Option<&str>, weights: &str, shift: &[f64]) -> Result<Vec<u8>, String> {
+fn shift_bias(
+    bytes: &[u8],
+    output: &str,
+    bias: Option<&str>,
+    weights: &str,
+    shift: &[f64],
+) -> Result<Vec<u8>, String> {
     let Some(bias) = bias else {
         let name = format!("{weights}/shift");
         let values = shift.iter().map(|s| -s as f32).collect();
@@ -235,7 +252,10 @@ mod tests {
         let folded = fold(&model.encode(), &[10.0, 20.0], &[2.0]).expect("a convolution first");
         assert!(!folded.mean_in_front);
         assert_eq!(numbers(&folded.bytes, "w"), [0.5, 1.0, 1.5, 2.0]);
-        assert_eq!(numbers(&folded.bytes, "w/shift"), [-(0.5 * 10.0 + 1.0 * 20.0), -(1.5 * 10.0 + 2.0 * 20.0)]);
+        assert_eq!(
+            numbers(&folded.bytes, "w/shift"),
+            [-(0.5 * 10.0 + 1.0 * 20.0), -(1.5 * 10.0 + 2.0 * 20.0)]
+        );
     }
 
     #[test]

@@ -64,9 +64,18 @@ struct Scale {
 pub fn plain(bytes: &[u8]) -> Result<Plain, String> {
     let model = Model::parse(bytes).map_err(|e| e.to_string())?;
     let label = |op: &str| model.nodes.iter().find(|n| n.op == op).map(|n| n.label().to_owned());
-    for op in ["QLinearConv", "QLinearMatMul", "ConvInteger", "MatMulInteger", "DynamicQuantizeLinear", "FakeQuantize"] {
+    for op in [
+        "QLinearConv",
+        "QLinearMatMul",
+        "ConvInteger",
+        "MatMulInteger",
+        "DynamicQuantizeLinear",
+        "FakeQuantize",
+    ] {
         if let Some(label) = label(op) {
-            return Err(format!("{label} ({op}): expected the QDQ form, pairs of QuantizeLinear and DequantizeLinear"));
+            return Err(format!(
+                "{label} ({op}): expected the QDQ form, pairs of QuantizeLinear and DequantizeLinear"
+            ));
         }
     }
     if label("DequantizeLinear").is_none() {
@@ -152,7 +161,10 @@ fn change(model: &Model, graph: &mut Message<'_>) -> Result<Plain, String> {
     // An output keeps its name: where a pair made it, something has to give it.
     for output in &model.outputs {
         if let Some(from) = renamed.get(&output.name) {
-            return Err(format!("output {}: a pair makes it of {from}; export the model without that one", output.name));
+            return Err(format!(
+                "output {}: a pair makes it of {from}; export the model without that one",
+                output.name
+            ));
         }
     }
     rewrite(model, graph, &renamed, &gone, &clips).map_err(|e| e.to_string())?;
@@ -281,8 +293,12 @@ fn constants(graph: &Message<'_>) -> Result<HashMap<String, Constant>, Damaged> 
 impl Constant {
     /// `None` for other types and for damaged contents.
     pub(super) fn read(tensor: &Message<'_>) -> Option<Self> {
-        let dims: Vec<u64> =
-            tensor.integers(field::tensor::DIMS).into_iter().map(u64::try_from).collect::<Result<_, _>>().ok()?;
+        let dims: Vec<u64> = tensor
+            .integers(field::tensor::DIMS)
+            .into_iter()
+            .map(u64::try_from)
+            .collect::<Result<_, _>>()
+            .ok()?;
         let count = usize::try_from(dims.iter().try_fold(1u64, |p, &d| p.checked_mul(d))?).ok()?;
         let kind = tensor.integer(field::tensor::TYPE)?;
         let raw = tensor.bytes(field::tensor::RAW).last();
@@ -290,7 +306,9 @@ impl Constant {
         let values = match (kind, raw) {
             (FLOAT, Some(raw)) => Numbers::Float(words(raw).into_iter().map(f32::from_le_bytes).collect()),
             (FLOAT, None) => Numbers::Float(floats(tensor)),
-            (INT8, Some(raw)) => Numbers::Integer(raw.iter().map(|&b| i32::from(b.cast_signed())).collect(), kind),
+            (INT8, Some(raw)) => {
+                Numbers::Integer(raw.iter().map(|&b| i32::from(b.cast_signed())).collect(), kind)
+            }
             (UINT8, Some(raw)) => Numbers::Integer(raw.iter().map(|&b| i32::from(b)).collect(), kind),
             (INT32, Some(raw)) => {
                 Numbers::Integer(words(raw).into_iter().map(i32::from_le_bytes).collect(), kind)
@@ -374,7 +392,11 @@ fn scale(node: &super::Node, constants: &HashMap<String, Constant>) -> Result<Sc
         None => (vec![0; scale.len()], UINT8),
     };
     if zero.len() != scale.len() {
-        return Err(format!("expected as many zero points as scales, found {} and {}", zero.len(), scale.len()));
+        return Err(format!(
+            "expected as many zero points as scales, found {} and {}",
+            zero.len(),
+            scale.len()
+        ));
     }
     let range = match kind {
         INT8 => (-128, 127),
@@ -391,7 +413,7 @@ fn scale(node: &super::Node, constants: &HashMap<String, Constant>) -> Result<Sc
 
 impl Scale {
     /// Scale and zero for the element at an index of `constant`.
-    fn of<'a>(&'a self, constant: &Constant) -> Result<impl Fn(usize) -> (f32, i32) + 'a, String> {
+    fn of<'a>(&'a self, constant: &'a Constant) -> Result<impl Fn(usize) -> (f32, i32) + 'a, String> {
         let along = constant.index_along(self.axis);
         let size = constant.dims.get(self.axis).copied().unwrap_or(1);
         if self.scale.len() != 1 && self.scale.len() as u64 != size {
