@@ -71,7 +71,8 @@ struct Body<'a> {
 /// Shows the sticks until the user has seen enough.
 pub fn top(global: &Global, output: &Output, args: &TopArgs) -> Result<Outcome> {
     let once = args.once || output.is_json();
-    if !once && !(io::stdout().is_terminal() && io::stdin().is_terminal()) {
+    let terminal = io::stdout().is_terminal() && io::stdin().is_terminal();
+    if !once && !terminal {
         return Err(Failure::usage(
             "top: expected a terminal, found none",
             "use `top --once`, or `thermal watch` for lines",

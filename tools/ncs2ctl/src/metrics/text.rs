@@ -144,7 +144,8 @@ fn render(stats: &FleetStats, fps: &[f64]) -> String {
     for (stick, fps) in stats.sticks.iter().zip(fps) {
         t.value("stick_fps", &labels(stick), *fps);
     }
-    let counters: [(&str, &str, fn(&StickStats) -> f64); 4] = [
+    type Counter = (&'static str, &'static str, fn(&StickStats) -> f64);
+    let counters: [Counter; 4] = [
         ("stick_completed_total", "Inferences answered by the stick.", |s| s.completed as f64),
         ("stick_failed_total", "Inferences that ended in an error on the stick.", |s| s.failed as f64),
         ("stick_resets_total", "Times the stick was reset or reconnected.", |s| f64::from(s.resets)),

@@ -89,6 +89,6 @@ fn speed_is_that_between_the_looks_and_its_share_of_peak() {
     let totals = &view.totals;
     assert_eq!((totals.fps, totals.tops_peak), (Some(270.0), 3.0));
     // 2 x 349 151 936 x 270 / 10^12
-    assert_eq!((totals.tops, totals.percent_of_peak), (Some(0.1885), Some(6.28)));
+    assert_eq!((totals.tops, totals.percent_of_peak), (Some(0.1885), Some(628.0 / 100.0)));
     assert_eq!(view.histories["1-1"].temperature_c.len(), 10);
 }
