@@ -4,6 +4,10 @@
 mod common;
 #[path = "fleet/faults.rs"]
 mod faults;
+#[path = "fleet/files.rs"]
+mod files;
+#[path = "fleet/process.rs"]
+mod process;
 #[path = "fleet/refusals.rs"]
 mod refusals;
 #[path = "fleet/speed.rs"]
