@@ -10,6 +10,8 @@ mod files;
 mod process;
 #[path = "fleet/refusals.rs"]
 mod refusals;
+#[path = "fleet/socket.rs"]
+mod socket;
 #[path = "fleet/speed.rs"]
 mod speed;
 

@@ -20,7 +20,7 @@ use crate::pool::{Lease, Source, Use};
 use crate::sched::{self, Fault, ThermalReading};
 use crate::stats::StageTimes;
 use crate::stick::{StickConfig, StickError};
-use crate::transport::{Connection, Direction, Interest, Port, Reactor, Token, Transport};
+use crate::transport::{Connection, Direction, Port, Reactor, Token, Transport};
 use crate::wire::{Capabilities, ThermalStats};
 
 const TELEMETRY_PERIOD: Duration = Duration::from_secs(1);
@@ -129,8 +129,8 @@ impl Worker {
         let Connection { transport, version } = connection;
         let shared = self.shared.clone();
         let me = &shared.sticks[self.index];
-        let token = match register(&mut self.reactor, &*transport) {
-            Ok(token) => token,
+        let watch = match register(&mut self.reactor, &*transport) {
+            Ok(watch) => watch,
             Err(error) => return Ended::Lost(Cause::of_error(&error), Vec::new()),
         };
         let config = PipelineConfig {
@@ -150,6 +150,7 @@ impl Worker {
             source
         }));
         let mut session = Session {
+            watch,
             pipeline: Pipeline::new(config, me.pool.clone(), now),
             transport,
             index: self.index,
@@ -173,7 +174,7 @@ impl Worker {
         session.pipeline.open(now);
         let ended = session.run(&shared, &mut self.reactor);
         me.pool.set_source(None);
-        self.reactor.deregister(token);
+        self.reactor.deregister(watch);
         ended
     }
 }
@@ -185,8 +186,7 @@ fn register(reactor: &mut Reactor, transport: &dyn Transport) -> Result<Token> {
             "this transport is driven by a simulation and cannot be waited for; use one with a descriptor",
         ));
     };
-    let interest = Interest { readable: wait.readable, writable: wait.writable };
-    reactor.register(wait.fd, interest).map_err(|error| {
+    reactor.register(wait.fd, wait.interest()).map_err(|error| {
         Error::new(ErrorKind::OutOfMemory, op)
             .detail(format!("{error}; raise the limit of open files"))
             .caused_by(error)
@@ -205,6 +205,7 @@ struct Telemetry {
 
 /// One connection to the stick.
 struct Session {
+    watch: Token,
     pipeline: Pipeline<RunTag>,
     transport: Box<dyn Transport>,
     index: usize,
@@ -272,13 +273,22 @@ impl Session {
                 continue;
             }
             // Whoever adds to the inbox wakes the reactor, before or during the turn.
-            if let Err(error) = reactor.turn(Some(wait), &mut ready) {
+            let turned = self.watch(reactor).and_then(|()| reactor.turn(Some(wait), &mut ready));
+            if let Err(error) = turned {
                 let detail = format!("waiting for the stick failed: {error}");
                 self.refused_open = Some(Cause { kind: ErrorKind::Protocol, detail });
                 let failure = StickError::Invalid("the reactor failed");
                 self.pipeline.abort(Failure::Stick(failure), shared.clock.now());
                 self.pipeline.handle_abandon(shared.clock.now());
             }
+        }
+    }
+
+    /// A socket is watched for room only while something waits for it.
+    fn watch(&mut self, reactor: &mut Reactor) -> std::io::Result<()> {
+        match self.transport.wait_on() {
+            Some(wait) => reactor.set_interest(self.watch, wait.interest()),
+            None => Ok(()),
         }
     }
 
