@@ -16,6 +16,7 @@ use super::graphs::GraphEntry;
 use super::inbox::{Command, Inbox};
 use super::jobs::JobTable;
 use super::keeper::Bell;
+use super::mark::MarkRing;
 use super::ticket::Slots;
 use crate::clock::{Clock, Instant, Monotonic};
 use crate::error::{Error, ErrorKind};
@@ -43,6 +44,8 @@ pub(super) struct Shared {
     pub(super) bell: Bell,
     /// Whose pool the next input comes from.
     pub(super) next_pool: AtomicUsize,
+    /// The callers' own events.
+    pub(super) marks: MarkRing,
 }
 
 /// One stick, as other threads than its own see it.

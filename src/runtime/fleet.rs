@@ -13,10 +13,11 @@ use super::core::{CLOSE_GRACE, Core, Phase, Record, Shared, StickShared, cancell
 use super::graph::{self, Graph};
 use super::inbox::{Command, Inbox};
 use super::keeper::{self, Bell, Calls};
+use super::mark::{self, MarkCollector, MarkRing};
 use super::snapshot::snapshot;
 use super::stats_document::{GraphSummary, document};
 use super::stats_socket::{self, StatsSocket};
-use super::ticket::Slots;
+use super::ticket::{RequestId, Slots};
 use super::worker::Worker;
 use super::{FleetStats, StickState};
 use crate::blob::Blob;
@@ -117,6 +118,7 @@ impl FleetBuilder {
             room: Condvar::new(),
             changed: Condvar::new(),
             next_pool: AtomicUsize::new(0),
+            marks: MarkRing::default(),
             config,
         });
         for start in starts {
@@ -260,6 +262,21 @@ impl Fleet {
     /// A snapshot of all counters.
     pub fn stats(&self) -> FleetStats {
         snapshot(&self.0.shared)
+    }
+
+    /// Notes an event of the caller's own with the request that it belongs to, now: it stands in traces beside what the
+    /// fleet did. Without a [`MarkCollector`] this does next to nothing.
+    pub fn mark(&self, request: RequestId, event: &str) {
+        let shared = &self.0.shared;
+        shared.marks.note(&*shared.clock, request, event);
+    }
+
+    /// From now on the events of [`Fleet::mark`] are kept, the latest `capacity` of them, for whoever writes a trace.
+    ///
+    /// # Errors
+    /// `InUse` while another collector lives, `InvalidInput` for a capacity of 0.
+    pub fn collect_marks(&self, capacity: usize) -> Result<MarkCollector> {
+        mark::collect(self.0.shared.clone(), capacity)
     }
 
     /// Asks every ready stick for temperature and memory; the answers are in the next [`Fleet::stats`].

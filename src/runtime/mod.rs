@@ -21,6 +21,7 @@ mod graphs;
 mod inbox;
 mod jobs;
 mod keeper;
+mod mark;
 mod snapshot;
 pub mod stats_document;
 pub mod stats_socket;
@@ -31,6 +32,7 @@ pub use config::{FleetConfig, LoadOptions, SubmitOptions, WarmHook};
 pub use fallback::Fallback;
 pub use fleet::{Fleet, FleetBuilder};
 pub use graph::{Graph, InputLease};
+pub use mark::{Mark, MarkCollector, Marks};
 pub use snapshot::{FleetStats, StickState, StickStats};
 #[cfg(feature = "async")]
 pub use ticket::TicketFuture;
