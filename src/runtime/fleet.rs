@@ -8,6 +8,7 @@ use std::time::Duration;
 use crossbeam_channel::bounded;
 use parking_lot::{Condvar, Mutex};
 
+use super::advice::{Advice, advise};
 use super::config::{FleetConfig, LoadOptions};
 use super::core::{CLOSE_GRACE, Core, Phase, Record, Shared, StickShared, cancelled};
 use super::graph::{self, Graph};
@@ -262,6 +263,11 @@ impl Fleet {
     /// A snapshot of all counters.
     pub fn stats(&self) -> FleetStats {
         snapshot(&self.0.shared)
+    }
+
+    /// What to change so that the fleet does more, by its statistics since it was opened; nothing where nothing is wrong.
+    pub fn advice(&self) -> Vec<Advice> {
+        advise(&self.stats())
     }
 
     /// Notes an event of the caller's own with the request that it belongs to, now: it stands in traces beside what the

@@ -9,6 +9,7 @@
 //! A lost stick's requests wait for another, and its thread reconnects. Nothing waits for ever: sticks have deadlines,
 //! requests are tried a bounded number of times, and each call that waits says for how long.
 
+mod advice;
 mod batch;
 mod config;
 mod core;
@@ -28,6 +29,7 @@ pub mod stats_socket;
 mod ticket;
 mod worker;
 
+pub use advice::{Advice, Finding, advise};
 pub use config::{FleetConfig, LoadOptions, SubmitOptions, WarmHook};
 pub use fallback::Fallback;
 pub use fleet::{Fleet, FleetBuilder};
