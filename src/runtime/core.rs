@@ -16,6 +16,7 @@ use super::graphs::GraphEntry;
 use super::inbox::{Command, Inbox};
 use super::jobs::JobTable;
 use super::keeper::Bell;
+use super::mark::MarkRing;
 use super::ticket::Slots;
 use super::workers::Workers;
 use crate::cache::HostKeys;
@@ -51,6 +52,8 @@ pub(super) struct Shared {
     pub(super) files: Mutex<HostKeys>,
     /// Stages 1 and 5 of requests that come as numbers.
     pub(super) workers: Workers,
+    /// The callers' own events.
+    pub(super) marks: MarkRing,
 }
 
 /// One stick, as other threads than its own see it.
