@@ -20,8 +20,8 @@ use crate::pool::{Lease, Source, Use};
 use crate::sched::{self, Fault, ThermalReading};
 use crate::stats::StageTimes;
 use crate::stick::{StickConfig, StickError};
-use crate::transport::{Connection, Direction, Interest, Port, Reactor, Token, Transport};
-use crate::wire::{Capabilities, ThermalStats};
+use crate::transport::{Connection, Direction, Port, Reactor, Token, Transport};
+use crate::wire::{Capabilities, ThermalStats, TimingData};
 
 const TELEMETRY_PERIOD: Duration = Duration::from_secs(1);
 const FIRST_BACKOFF: Duration = Duration::from_millis(50);
@@ -152,6 +152,7 @@ impl Worker {
         let mut session = Session {
             pipeline: Pipeline::new(config, me.pool.clone(), now),
             transport,
+            token,
             index: self.index,
             opened: false,
             open_until: now + shared.config.open_timeout,
@@ -185,8 +186,7 @@ fn register(reactor: &mut Reactor, transport: &dyn Transport) -> Result<Token> {
             "this transport is driven by a simulation and cannot be waited for; use one with a descriptor",
         ));
     };
-    let interest = Interest { readable: wait.readable, writable: wait.writable };
-    reactor.register(wait.fd, interest).map_err(|error| {
+    reactor.register(wait.fd, wait.interest()).map_err(|error| {
         Error::new(ErrorKind::OutOfMemory, op)
             .detail(format!("{error}; raise the limit of open files"))
             .caused_by(error)
@@ -207,6 +207,8 @@ struct Telemetry {
 struct Session {
     pipeline: Pipeline<RunTag>,
     transport: Box<dyn Transport>,
+    /// Of the transport's descriptor.
+    token: Token,
     index: usize,
     opened: bool,
     open_until: Instant,
@@ -272,13 +274,22 @@ impl Session {
                 continue;
             }
             // Whoever adds to the inbox wakes the reactor, before or during the turn.
-            if let Err(error) = reactor.turn(Some(wait), &mut ready) {
+            let turned = self.watch(reactor).and_then(|()| reactor.turn(Some(wait), &mut ready));
+            if let Err(error) = turned {
                 let detail = format!("waiting for the stick failed: {error}");
                 self.refused_open = Some(Cause { kind: ErrorKind::Protocol, detail });
                 let failure = StickError::Invalid("the reactor failed");
                 self.pipeline.abort(Failure::Stick(failure), shared.clock.now());
                 self.pipeline.handle_abandon(shared.clock.now());
             }
+        }
+    }
+
+    /// A socket that is full is waited for until it has room again, and then no longer.
+    fn watch(&self, reactor: &mut Reactor) -> std::io::Result<()> {
+        match self.transport.wait_on() {
+            Some(wait) => reactor.set_interest(self.token, wait.interest()),
+            None => Ok(()),
         }
     }
 
@@ -317,6 +328,11 @@ impl Session {
                 Command::Telemetry(round) => {
                     self.telemetry.wanted = self.telemetry.wanted.max(round);
                     self.ask_telemetry(now);
+                }
+                Command::StageTimes(copy) => {
+                    if let Err(error) = self.pipeline.request_stage_times(copy, now) {
+                        self.tell_stage_times(shared, copy, Err(Cause::of_stick(&error)));
+                    }
                 }
                 Command::Reset => {
                     let after = shared.config.job_timeout;
@@ -462,6 +478,7 @@ impl Session {
                     self.telemetry.memory_due = false;
                     self.telemetry_came(shared);
                 }
+                Event::StageTimes(copy, times) => self.tell_stage_times(shared, copy, Ok(times)),
                 Event::Closed => return Some(self.over(shared, None)),
                 Event::Failed(failure) => return Some(self.over(shared, Some(failure))),
             }
@@ -520,6 +537,11 @@ impl Session {
         shared.ring(rings);
         self.telemetry.thermal_due = false;
         self.telemetry_came(shared);
+    }
+
+    fn tell_stage_times(&self, shared: &Shared, copy: GraphId, times: Result<TimingData, Cause>) {
+        shared.core.lock().sticks[self.index].stage_times = Some((copy, times));
+        shared.changed.notify_all();
     }
 
     /// Lays a batch together and gives it to the stick.
