@@ -23,12 +23,12 @@ use crate::cache::HostKeys;
 use crate::clock::{Clock, Instant, Monotonic};
 use crate::error::{Error, ErrorKind};
 use crate::id::StickId;
-use crate::pipeline::Load;
+use crate::pipeline::{GraphId, Load};
 use crate::pool::Pool;
 use crate::sched::{Event, GraphNo, Scheduler, StickNo};
 use crate::stats::{Latency, StageTimes};
 use crate::transport::{MemoryKind, MemoryReport};
-use crate::wire::Capabilities;
+use crate::wire::{Capabilities, TimingData};
 
 pub(super) struct Shared {
     /// Itself, for what outlives a call.
@@ -132,6 +132,8 @@ pub(super) struct StickEntry {
     pub(super) resets: u32,
     /// Latest round that was answered.
     pub(super) telemetry_round: u64,
+    /// The latest answer to [`Command::StageTimes`], with the copy that was asked about.
+    pub(super) stage_times: Option<(GraphId, Result<TimingData, Cause>)>,
 }
 
 /// Sticks to wake, once the lock is gone.
@@ -164,6 +166,7 @@ impl Core {
             throttle_level: None,
             resets: 0,
             telemetry_round: 0,
+            stage_times: None,
         };
         Core {
             phase: Phase::Open,

@@ -21,7 +21,7 @@ use crate::sched::{self, Fault, ThermalReading};
 use crate::stats::StageTimes;
 use crate::stick::{StickConfig, StickError};
 use crate::transport::{Connection, Direction, Port, Reactor, Token, Transport};
-use crate::wire::{Capabilities, ThermalStats};
+use crate::wire::{Capabilities, ThermalStats, TimingData};
 
 const TELEMETRY_PERIOD: Duration = Duration::from_secs(1);
 const FIRST_BACKOFF: Duration = Duration::from_millis(50);
@@ -129,8 +129,8 @@ impl Worker {
         let Connection { transport, version } = connection;
         let shared = self.shared.clone();
         let me = &shared.sticks[self.index];
-        let watch = match register(&mut self.reactor, &*transport) {
-            Ok(watch) => watch,
+        let token = match register(&mut self.reactor, &*transport) {
+            Ok(token) => token,
             Err(error) => return Ended::Lost(Cause::of_error(&error), Vec::new()),
         };
         let config = PipelineConfig {
@@ -150,9 +150,9 @@ impl Worker {
             source
         }));
         let mut session = Session {
-            watch,
             pipeline: Pipeline::new(config, me.pool.clone(), now),
             transport,
+            token,
             index: self.index,
             opened: false,
             open_until: now + shared.config.open_timeout,
@@ -174,7 +174,7 @@ impl Worker {
         session.pipeline.open(now);
         let ended = session.run(&shared, &mut self.reactor);
         me.pool.set_source(None);
-        self.reactor.deregister(watch);
+        self.reactor.deregister(token);
         ended
     }
 }
@@ -205,9 +205,10 @@ struct Telemetry {
 
 /// One connection to the stick.
 struct Session {
-    watch: Token,
     pipeline: Pipeline<RunTag>,
     transport: Box<dyn Transport>,
+    /// Of the transport's descriptor.
+    token: Token,
     index: usize,
     opened: bool,
     open_until: Instant,
@@ -284,10 +285,10 @@ impl Session {
         }
     }
 
-    /// A socket is watched for room only while something waits for it.
-    fn watch(&mut self, reactor: &mut Reactor) -> std::io::Result<()> {
+    /// A socket that is full is waited for until it has room again, and then no longer.
+    fn watch(&self, reactor: &mut Reactor) -> std::io::Result<()> {
         match self.transport.wait_on() {
-            Some(wait) => reactor.set_interest(self.watch, wait.interest()),
+            Some(wait) => reactor.set_interest(self.token, wait.interest()),
             None => Ok(()),
         }
     }
@@ -327,6 +328,11 @@ impl Session {
                 Command::Telemetry(round) => {
                     self.telemetry.wanted = self.telemetry.wanted.max(round);
                     self.ask_telemetry(now);
+                }
+                Command::StageTimes(copy) => {
+                    if let Err(error) = self.pipeline.request_stage_times(copy, now) {
+                        self.tell_stage_times(shared, copy, Err(Cause::of_stick(&error)));
+                    }
                 }
                 Command::Reset => {
                     let after = shared.config.job_timeout;
@@ -472,6 +478,7 @@ impl Session {
                     self.telemetry.memory_due = false;
                     self.telemetry_came(shared);
                 }
+                Event::StageTimes(copy, times) => self.tell_stage_times(shared, copy, Ok(times)),
                 Event::Closed => return Some(self.over(shared, None)),
                 Event::Failed(failure) => return Some(self.over(shared, Some(failure))),
             }
@@ -530,6 +537,11 @@ impl Session {
         shared.ring(rings);
         self.telemetry.thermal_due = false;
         self.telemetry_came(shared);
+    }
+
+    fn tell_stage_times(&self, shared: &Shared, copy: GraphId, times: Result<TimingData, Cause>) {
+        shared.core.lock().sticks[self.index].stage_times = Some((copy, times));
+        shared.changed.notify_all();
     }
 
     /// Lays a batch together and gives it to the stick.
