@@ -1,13 +1,21 @@
 //! Requests that no stick can take, computed elsewhere: on the CPU, marked as such, never counted into a stick's work.
+//!
+//! A request goes there when no stick is left that could answer it, when all that tried have failed, and, where it has a
+//! deadline, when it still waits with no more than the time left that the fallback needs: all sticks may be too hot, or
+//! too busy. What a stick already works on stays with the stick.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::Duration;
 
 use super::core::{Core, Shared};
 use super::jobs::Waiting;
-use super::ticket::Output;
+use super::ticket::{Output, late};
 use crate::blob::Blob;
-use crate::clock::Clock;
+use crate::clock::{Clock, Instant};
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::StickId;
 use crate::pool::Use;
+use crate::sched::GraphNo;
 use crate::stats::StageTimes;
 
 /// Who computes what no stick can take.
@@ -15,7 +23,8 @@ pub trait Fallback: Send + Sync + std::fmt::Debug {
     /// What results are marked with, such as `cpu-execute`.
     fn name(&self) -> &str;
 
-    /// One inference: the whole input element in, the whole output element out, both as the blob lays them.
+    /// One inference: the whole input element in, the whole output element out, both as the blob lays them. Called on a
+    /// thread of the fleet's own, one request after another.
     ///
     /// # Errors
     /// What the caller of the request is told.
@@ -24,29 +33,78 @@ pub trait Fallback: Send + Sync + std::fmt::Debug {
 
 /// Whether another place may help: the request itself is sound.
 fn is_for_want_of_sticks(error: &Error) -> bool {
-    use ErrorKind::{NotFound, OutOfMemory, Overheated, Protocol, Timeout, Unplugged, Unsupported};
-    matches!(error.kind(), NotFound | OutOfMemory | Overheated | Protocol | Timeout | Unplugged | Unsupported)
+    use ErrorKind::{
+        DeadlineExceeded, NotFound, OutOfMemory, Overheated, Protocol, Timeout, Unplugged, Unsupported,
+    };
+    matches!(
+        error.kind(),
+        DeadlineExceeded | NotFound | OutOfMemory | Overheated | Protocol | Timeout | Unplugged | Unsupported
+    )
+}
+
+impl Core {
+    /// When a request that still waits then goes to the fallback: so long before its deadline as the fallback is known
+    /// to take, with those ahead of it, but never before half of its time is over; that also where nothing is known.
+    pub(super) fn spill_at(&self, graph: GraphNo, submitted: Instant, deadline: Instant) -> Instant {
+        let time = deadline - submitted;
+        let ahead = u32::try_from(self.on_fallback).unwrap_or(u32::MAX).saturating_add(2);
+        let known = self.graph(graph).and_then(|g| g.fallback_time);
+        let needs = known.map_or(time / 2, |takes| takes.saturating_mul(ahead).min(time / 2));
+        submitted + time.saturating_sub(needs)
+    }
+
+    /// The same of a request that waits; `None` for one that has all time, or that is for one stick only.
+    fn spill_of(&self, job: &Waiting) -> Option<Instant> {
+        let deadline = job.tag.deadline.filter(|_| job.pinned.is_none())?;
+        Some(self.spill_at(job.graph, job.submitted, deadline))
+    }
 }
 
 impl Shared {
+    /// Takes to the fallback what no stick has taken by now, and asks to be called when the next such moment is.
+    pub(super) fn spill(&self, core: &mut Core) {
+        if self.config.fallback.is_none() {
+            return;
+        }
+        let now = self.now();
+        self.end_waiting(core, |core, job| {
+            core.spill_of(job).filter(|&at| at <= now)?;
+            Some(
+                Error::new(ErrorKind::DeadlineExceeded, "infer")
+                    .detail("no stick had room for it within its deadline"),
+            )
+        });
+        if let Some(next) = core.jobs.waiting().filter_map(|job| core.spill_of(job)).min() {
+            self.bell.at(next);
+        }
+    }
+
     /// Ends a request that is in no book any more: by the fallback, or with the error where there is none.
     pub(super) fn fall_back_or_end(&self, core: &mut Core, job: Waiting, error: Error) {
         let blob = core.graph(job.graph).map(|g| g.blob().clone());
         let place = self.config.fallback.clone().zip(blob).zip(self.me.upgrade());
-        // A request for one stick is about that stick.
-        let Some(((fallback, blob), shared)) =
-            place.filter(|_| is_for_want_of_sticks(&error) && job.pinned.is_none())
-        else {
+        // A request for one stick is about that stick, and one whose time is over is no use to anybody.
+        let may = is_for_want_of_sticks(&error)
+            && job.pinned.is_none()
+            && job.tag.is_wanted()
+            && !job.tag.is_late(self.now());
+        let Some(((fallback, blob), shared)) = place.filter(|_| may) else {
             core.failed += 1;
             return job.tag.end(Err(error));
         };
         core.on_fallback += 1;
-        self.bell.calls.run(Box::new(move || {
+        self.cpu.run(Box::new(move || {
             let outcome = shared.compute(&*fallback, blob, &job, error);
             let mut core = shared.core.lock();
             core.on_fallback -= 1;
             match &outcome {
-                Ok(_) => core.fallback_completed += 1,
+                Ok(answer) => {
+                    core.fallback_completed += 1;
+                    let took = Duration::from_nanos(answer.times.execute_ns);
+                    if let Some(graph) = core.graph_mut(job.graph) {
+                        graph.fallback_time = Some(graph.fallback_time.map_or(took, |t| (3 * t + took) / 4));
+                    }
+                }
                 Err(_) => core.failed += 1,
             }
             job.tag.end(outcome);
@@ -56,12 +114,22 @@ impl Shared {
 
     fn compute(&self, fallback: &dyn Fallback, blob: Blob, job: &Waiting, why: Error) -> Result<Output> {
         let begun = self.clock.now();
+        if job.tag.is_late(begun) {
+            return Err(late());
+        }
         let pool = &self.sticks[0].pool;
         let mut lease = pool.lease(blob.graph().output_bytes, Use::Output, self.config.wait_timeout)?;
-        fallback.run(&blob, job.input.as_slice(), lease.as_mut_slice()).map_err(|error| {
+        let explain = |error: Error| {
             let detail = format!("{error}; it ran on {} since {why}", fallback.name());
             Error::new(error.kind(), "infer").detail(detail)
-        })?;
+        };
+        // A panic in the caller's code is the request's failure and nobody else's.
+        let ran = AssertUnwindSafe(|| fallback.run(&blob, job.input.as_slice(), lease.as_mut_slice()));
+        catch_unwind(ran)
+            .unwrap_or_else(|_| {
+                Err(Error::new(ErrorKind::Unsupported, "fall back").detail("the fallback panicked"))
+            })
+            .map_err(explain)?;
         let ended = self.clock.now();
         let times = StageTimes {
             queue_ns: (begun - job.submitted).as_nanos() as u64,

@@ -244,6 +244,9 @@ impl Graph {
             stick: pinned.map(number),
         };
         core.tell(Event::Arrived { job, spec }, submitted);
+        if let (Some(deadline), None, Some(_)) = (deadline, pinned, &shared.config.fallback) {
+            shared.bell.at(core.spill_at(graph, submitted, deadline));
+        }
         let rings = shared.carry_out(&mut core);
         drop(core);
         shared.ring(rings);

@@ -12,6 +12,7 @@ mod cmd;
 mod config;
 mod doctor;
 mod failure;
+mod fallback;
 mod folders;
 mod heat;
 mod interrupt;

@@ -80,8 +80,12 @@ pub fn bench(global: &Global, output: &Output, args: &BenchArgs) -> Result<Outco
         .as_deref()
         .map(|path| targets::read(path, networks.iter().map(|n| n.blob.name())))
         .transpose()?;
+    let cpu = args.fallback.open()?;
+    for (path, network) in args.blobs.iter().zip(&networks) {
+        network.variants().iter().try_for_each(|blob| cpu.add(path, blob))?;
+    }
     let interrupt = Interrupt::install()?;
-    let command = Command { global, args, output, interrupt: &interrupt };
+    let command = Command { global, args, output, interrupt: &interrupt, cpu: &cpu };
     let done = if args.levels {
         run_levels(command, &networks)?
     } else if !args.batch_sizes.is_empty() {
