@@ -241,7 +241,11 @@ fn run_batches(command: Command<'_>, networks: &[Network]) -> Result<Done> {
     let source = Source::of(args);
     let variants = sizes
         .iter()
-        .map(|&n| Ok([Network::new(network::variant(only(args)?, n)?, &source, 1.0)?]))
+        .map(|&n| {
+            let blob = network::variant(only(args)?, n)?;
+            command.cpu.add(only(args)?, &blob)?;
+            Ok([Network::new(blob, &source, 1.0)?])
+        })
         .collect::<Result<Vec<[Network; 1]>>>()?;
     let session = Session::open(command, args.ordering)?;
     let mut runs: Vec<Run> = Vec::with_capacity(variants.len());
