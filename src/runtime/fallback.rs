@@ -1,11 +1,9 @@
 //! Requests that no stick can take, computed elsewhere: on the CPU, marked as such, never counted into a stick's work.
 //!
 //! A request goes there when no stick is left that could answer it, when all that tried have failed, and, where it has a
-//! deadline, when it still waits with no more than the time left that the fallback needs: all sticks may be too hot, or
-//! too busy. What a stick already works on stays with the stick.
+//! deadline, when it still waits after half of its time: all sticks may be too hot, or too busy. What a stick already works on stays with the stick.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::time::Duration;
 
 use super::core::{Core, Shared};
 use super::jobs::Waiting;
@@ -15,7 +13,6 @@ use crate::clock::{Clock, Instant};
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::StickId;
 use crate::pool::Use;
-use crate::sched::GraphNo;
 use crate::stats::StageTimes;
 
 /// Who computes what no stick can take.
@@ -42,22 +39,16 @@ fn is_for_want_of_sticks(error: &Error) -> bool {
     )
 }
 
-impl Core {
-    /// When a request that still waits then goes to the fallback: so long before its deadline as the fallback is known
-    /// to take, with those ahead of it, but never before half of its time is over; that also where nothing is known.
-    pub(super) fn spill_at(&self, graph: GraphNo, submitted: Instant, deadline: Instant) -> Instant {
-        let time = deadline - submitted;
-        let ahead = u32::try_from(self.on_fallback).unwrap_or(u32::MAX).saturating_add(2);
-        let known = self.graph(graph).and_then(|g| g.fallback_time);
-        let needs = known.map_or(time / 2, |takes| takes.saturating_mul(ahead).min(time / 2));
-        submitted + time.saturating_sub(needs)
-    }
+/// When a request that still waits then goes to the fallback: when half of its time is over. The other half is for the
+/// fallback, or for the stick that took it just before, which heat may have made slow.
+pub(super) fn spill_at(submitted: Instant, deadline: Instant) -> Instant {
+    submitted + (deadline - submitted) / 2
+}
 
-    /// The same of a request that waits; `None` for one that has all time, or that is for one stick only.
-    fn spill_of(&self, job: &Waiting) -> Option<Instant> {
-        let deadline = job.tag.deadline.filter(|_| job.pinned.is_none())?;
-        Some(self.spill_at(job.graph, job.submitted, deadline))
-    }
+/// The same of a request; `None` for one that has all time, or that is for one stick only.
+fn spill_of(job: &Waiting) -> Option<Instant> {
+    let deadline = job.tag.deadline.filter(|_| job.pinned.is_none())?;
+    Some(spill_at(job.submitted, deadline))
 }
 
 impl Shared {
@@ -67,14 +58,14 @@ impl Shared {
             return;
         }
         let now = self.now();
-        self.end_waiting(core, |core, job| {
-            core.spill_of(job).filter(|&at| at <= now)?;
+        self.end_waiting(core, |_, job| {
+            spill_of(job).filter(|&at| at <= now)?;
             Some(
                 Error::new(ErrorKind::DeadlineExceeded, "infer")
                     .detail("no stick had room for it within its deadline"),
             )
         });
-        if let Some(next) = core.jobs.waiting().filter_map(|job| core.spill_of(job)).min() {
+        if let Some(next) = core.jobs.waiting().filter_map(spill_of).min() {
             self.bell.at(next);
         }
     }
@@ -98,13 +89,7 @@ impl Shared {
             let mut core = shared.core.lock();
             core.on_fallback -= 1;
             match &outcome {
-                Ok(answer) => {
-                    core.fallback_completed += 1;
-                    let took = Duration::from_nanos(answer.times.execute_ns);
-                    if let Some(graph) = core.graph_mut(job.graph) {
-                        graph.fallback_time = Some(graph.fallback_time.map_or(took, |t| (3 * t + took) / 4));
-                    }
-                }
+                Ok(_) => core.fallback_completed += 1,
                 Err(_) => core.failed += 1,
             }
             job.tag.end(outcome);

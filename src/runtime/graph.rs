@@ -7,6 +7,7 @@ use super::StickState;
 use super::config::{LoadOptions, SubmitOptions};
 use super::core::{Core, Phase, Shared, number};
 use super::failure::Cause;
+use super::fallback::spill_at;
 use super::graphs::{GraphEntry, Presence, key_of};
 use super::jobs::Waiting;
 use super::ticket::{Output, Ticket};
@@ -245,7 +246,7 @@ impl Graph {
         };
         core.tell(Event::Arrived { job, spec }, submitted);
         if let (Some(deadline), None, Some(_)) = (deadline, pinned, &shared.config.fallback) {
-            shared.bell.at(core.spill_at(graph, submitted, deadline));
+            shared.bell.at(spill_at(submitted, deadline));
         }
         let rings = shared.carry_out(&mut core);
         drop(core);

@@ -1,7 +1,6 @@
 //! Graphs of the fleet: what they are made of, and which stick has them.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use super::config::LoadOptions;
 use super::core::{Core, Shared, number};
@@ -80,8 +79,6 @@ pub(super) struct GraphEntry {
     pub(super) handles: usize,
     /// Requests that have not ended.
     pub(super) active: usize,
-    /// What an inference took of late where the fallback computed it.
-    pub(super) fallback_time: Option<Duration>,
     pub(super) on: Vec<OnStick>,
 }
 
@@ -198,7 +195,6 @@ impl GraphEntry {
             executors,
             handles: 0,
             active: 0,
-            fallback_time: None,
             on: (0..sticks).map(|_| OnStick::new()).collect(),
         })
     }

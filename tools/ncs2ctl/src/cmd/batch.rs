@@ -144,11 +144,8 @@ pub fn batch(global: &Global, output: &Output, args: &BatchArgs) -> Result<Outco
     let interrupt = Interrupt::install()?;
     let sticks = Sticks::find(global, Engine::Execute)?;
     let spinner = output.spinner("opening");
-    let config = FleetConfig {
-        ordering: args.ordering.to_library(),
-        fallback: cpu.fleet(),
-        ..FleetConfig::default()
-    };
+    let config =
+        FleetConfig { ordering: args.ordering.to_library(), fallback: cpu.fleet(), ..FleetConfig::default() };
     let opened = sticks.open(config)?;
     spinner.finish_and_clear();
     let room = opened.fleet.sticks().count() * LoadOptions::default().depth as usize;

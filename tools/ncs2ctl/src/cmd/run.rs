@@ -64,11 +64,8 @@ pub fn run(global: &Global, output: &Output, args: &RunArgs) -> Result<Outcome> 
     let interrupt = Interrupt::install()?;
     let sticks = Sticks::find(global, Engine::Execute)?;
     let spinner = output.spinner(&format!("loading {}", blob.name()));
-    let config = FleetConfig {
-        ordering: args.ordering.to_library(),
-        fallback: cpu.fleet(),
-        ..FleetConfig::default()
-    };
+    let config =
+        FleetConfig { ordering: args.ordering.to_library(), fallback: cpu.fleet(), ..FleetConfig::default() };
     let opened = sticks.open(config)?;
     let loaded = opened.fleet.load(&blob, LoadOptions::default())?;
     let in_flight = opened.fleet.stats().sticks.len() * LoadOptions::default().depth as usize;

@@ -57,11 +57,8 @@ pub fn stream(global: &Global, output: &Output, args: &RunArgs, blob: &Blob) -> 
     let interrupt = Interrupt::install()?;
     let sticks = Sticks::find(global, Engine::Execute)?;
     let spinner = output.spinner(&format!("loading {}", blob.name()));
-    let config = FleetConfig {
-        ordering: args.ordering.to_library(),
-        fallback: cpu.fleet(),
-        ..FleetConfig::default()
-    };
+    let config =
+        FleetConfig { ordering: args.ordering.to_library(), fallback: cpu.fleet(), ..FleetConfig::default() };
     let opened = sticks.open(config)?;
     let loaded = opened.fleet.load(blob, LoadOptions::default())?;
     spinner.finish_and_clear();

@@ -36,8 +36,14 @@ pub enum FallbackArg {
 pub struct FallbackArgs {
     /// What computes on this computer's CPU what no stick can take, because none is left or all fail: nothing, the
     /// graph itself (execute), or its model through OpenVINO. There must be a stick to begin with
-    #[arg(long, value_enum, default_value = "none", hide_possible_values = true,
-        value_name = "none|execute|openvino", help_heading = "Fallback")]
+    #[arg(
+        long,
+        value_enum,
+        default_value = "none",
+        hide_possible_values = true,
+        value_name = "none|execute|openvino",
+        help_heading = "Fallback"
+    )]
     pub fallback: FallbackArg,
     /// The model for --fallback openvino, taking what the graph takes; BLOB with .onnx or .xml by default
     #[arg(long, value_name = "MODEL", value_hint = ValueHint::FilePath, help_heading = "Fallback")]
@@ -61,7 +67,10 @@ impl FallbackArgs {
     pub fn open(&self) -> Result<Cpu> {
         if let Some(model) = self.fallback_model.as_ref().filter(|_| self.fallback != FallbackArg::Openvino) {
             return Err(Failure::usage(
-                format!("--fallback-model: expected --fallback openvino beside it, found {}", model.display()),
+                format!(
+                    "--fallback-model: expected --fallback openvino beside it, found {}",
+                    model.display()
+                ),
                 "add --fallback openvino, or leave the model out",
             ));
         }
@@ -69,7 +78,9 @@ impl FallbackArgs {
             FallbackArg::None => Ok(Cpu::None),
             FallbackArg::Execute => Ok(Cpu::Execute(Arc::default())),
             #[cfg(feature = "openvino")]
-            FallbackArg::Openvino => Ok(Cpu::OpenVino(Arc::new(OpenVino::find(self.fallback_model.clone())?))),
+            FallbackArg::Openvino => {
+                Ok(Cpu::OpenVino(Arc::new(OpenVino::find(self.fallback_model.clone())?)))
+            }
             #[cfg(not(feature = "openvino"))]
             FallbackArg::Openvino => Err(Failure::new(
                 ncs2::ErrorKind::Unsupported,
