@@ -6,6 +6,10 @@ mod common;
 mod fallback;
 #[path = "fleet/faults.rs"]
 mod faults;
+#[path = "fleet/files.rs"]
+mod files;
+#[path = "fleet/process.rs"]
+mod process;
 #[path = "fleet/refusals.rs"]
 mod refusals;
 #[path = "fleet/speed.rs"]

@@ -1,7 +1,8 @@
 //! Requests that no stick can take, computed elsewhere: on the CPU, marked as such, never counted into a stick's work.
 //!
 //! A request goes there when no stick is left that could answer it, when all that tried have failed, and, where it has a
-//! deadline, when it still waits after half of its time: all sticks may be too hot, or too busy. What a stick already works on stays with the stick.
+//! deadline, when it still waits after half of its time: all sticks may be too hot, or too busy. What a stick already
+//! works on stays with the stick.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -116,8 +117,10 @@ impl Shared {
             })
             .map_err(explain)?;
         let ended = self.clock.now();
+        let prepare_ns = job.tag.worked.prepare_ns;
         let times = StageTimes {
-            queue_ns: (begun - job.submitted).as_nanos() as u64,
+            queue_ns: ((begun - job.submitted).as_nanos() as u64).saturating_sub(prepare_ns),
+            prepare_ns,
             execute_ns: (ended - begun).as_nanos() as u64,
             ..StageTimes::default()
         };

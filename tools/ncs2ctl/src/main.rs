@@ -142,6 +142,7 @@ impl Command {
             Command::Info
                 | Command::Run(_)
                 | Command::Batch(_)
+                | Command::Check(_)
                 | Command::Bench(_)
                 | Command::Thermal(_)
                 | Command::Top(_)
