@@ -48,7 +48,8 @@ pub struct FleetConfig {
     pub guards: Guards,
     /// Told when a stick becomes warmer than [`HeatConfig::warn_c`]: a fan, a message.
     pub on_warm: Option<WarmHook>,
-    /// Who computes what no stick can take.
+    /// Who computes what no stick can take: what is left without one, and what has a deadline and still waits when half
+    /// of its time is over.
     pub fallback: Option<Arc<dyn Fallback>>,
     /// Longest wait of [`super::Graph::input`] for memory and of [`super::Graph::submit`] for room in the queue.
     pub wait_timeout: Duration,

@@ -15,7 +15,7 @@ use super::failure::Cause;
 use super::graphs::GraphEntry;
 use super::inbox::{Command, Inbox};
 use super::jobs::JobTable;
-use super::keeper::Bell;
+use super::keeper::{Bell, Calls};
 use super::mark::MarkRing;
 use super::ticket::Slots;
 use super::workers::Workers;
@@ -44,6 +44,8 @@ pub(super) struct Shared {
     pub(super) changed: Condvar,
     /// Wakes the housekeeper.
     pub(super) bell: Bell,
+    /// The fallback's own thread: what it computes must not hold up callbacks.
+    pub(super) cpu: Calls,
     /// Whose pool the next input comes from.
     pub(super) next_pool: AtomicUsize,
     /// CPUs of the sticks' threads; empty where the kernel chooses.

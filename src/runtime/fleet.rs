@@ -122,13 +122,14 @@ impl FleetBuilder {
             starts.push(start_to);
             sticks.push(StickShared { id, simulated, inbox, pool, record: Mutex::new(Record::default()) });
         }
-        let calls = Arc::new(Calls::default());
+        let calls = Arc::new(Calls::new("ncs2-calls"));
         let shared = Arc::new_cyclic(|me| Shared {
             me: me.clone(),
             slots: Arc::new(Slots::new(clock.clone(), calls.clone())),
             clock,
             core: Mutex::new(Core::new(sticks.len(), &config)),
             bell: Bell::new(calls),
+            cpu: Calls::new("ncs2-fallback"),
             sticks,
             room: Condvar::new(),
             changed: Condvar::new(),

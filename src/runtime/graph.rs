@@ -8,6 +8,7 @@ use super::StickState;
 use super::config::{LoadOptions, SubmitOptions};
 use super::core::{Core, Phase, Shared, number};
 use super::failure::Cause;
+use super::fallback::spill_at;
 use super::graphs::{GraphEntry, Presence, key_of};
 use super::inbox::Command;
 use super::jobs::Waiting;
@@ -300,6 +301,9 @@ impl Graph {
             stick: pinned.map(number),
         };
         core.tell(Event::Arrived { job, spec }, now);
+        if let (Some(deadline), None, Some(_)) = (deadline, pinned, &shared.config.fallback) {
+            shared.bell.at(spill_at(submitted, deadline));
+        }
         let rings = shared.carry_out(&mut core);
         drop(core);
         shared.ring(rings);
