@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use ncs2::runtime::{FleetConfig, StickState, StickStats};
+use ncs2::sched::Guards;
 use ncs2::transport::MemoryKind;
 use ncs2::transport::usb::discover::FoundState;
 use ncs2::transport::usb::watch::Watch;
@@ -16,6 +17,7 @@ use ncs2_device::{Engine, FaultPlan, Rack, RackOptions, Timing};
 use crate::cli::{EngineArg, Global, Sim, TimingArg};
 use crate::config;
 use crate::failure::{Failure, Result};
+use crate::selftest::proven;
 use crate::trace::Trace;
 
 /// Built-in profile of `--sim N`.
@@ -93,6 +95,8 @@ pub struct Sticks {
     simulation: Option<Simulation>,
     trace: Option<PathBuf>,
     stats_socket: bool,
+    /// Of real sticks, where a report has proven them.
+    guards: Guards,
 }
 
 /// Opened sticks.
@@ -195,6 +199,7 @@ impl Sticks {
             simulation: Some(simulation),
             trace: global.trace.clone(),
             stats_socket: global.stats_socket,
+            guards: Guards::Reported,
         })
     }
 
@@ -229,6 +234,7 @@ impl Sticks {
             simulation: Some(simulation),
             trace: global.trace.clone(),
             stats_socket: global.stats_socket,
+            guards: Guards::Reported,
         })
     }
 
@@ -262,6 +268,7 @@ impl Sticks {
             simulation: None,
             trace: global.trace.clone(),
             stats_socket: global.stats_socket,
+            guards: proven::of_run(global).guards(),
         })
     }
 
@@ -277,7 +284,8 @@ impl Sticks {
 
     /// Opens them, at the same time. Fails when none opens.
     pub fn open(self, config: FleetConfig) -> Result<Opened> {
-        let config = FleetConfig { stats_socket: self.stats_socket, ..config };
+        let guards = if config.guards == Guards::Reported { self.guards } else { config.guards };
+        let config = FleetConfig { stats_socket: self.stats_socket, guards, ..config };
         let trace = self.trace.as_deref().map(Trace::create).transpose()?;
         let mut builder = Fleet::builder().config(config);
         for port in self.ports {
