@@ -54,6 +54,7 @@ pub(crate) fn a_virtual_stick_on_usb_proves_nothing(bench: &mut Bench) -> Verdic
     let descriptors = answer(&report, "usb_descriptors");
     let both = descriptors.contains("03e7:2485") && descriptors.contains("03e7:f63b");
     ensure!(both, "expected both sets of descriptors, found {descriptors}");
+    ensure!(report.contains("\"seen\": \"off the bus\""), "the boot's timeline is not there");
     for name in ["pipelined_commands", "refused_input", "missing_acks", "usb_reset"] {
         ensure!(!["", "not observed"].contains(&answer(&report, name)), "{name}: nothing seen\n{summary}");
     }

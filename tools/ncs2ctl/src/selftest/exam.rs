@@ -13,6 +13,7 @@ use ncs2::{ErrorKind, Port};
 use ncs2_device::Profile;
 use parking_lot::Mutex;
 
+use super::arrival;
 use super::carried::{self, Carried};
 use super::descriptors;
 use super::findings::{self, Finding, Findings, INFERENCES, UNKNOWNS};
@@ -124,6 +125,7 @@ impl Exam {
                 mapped_read_mb_s: 0,
                 ordinary_read_mb_s: 0,
                 boot_ms: 0.0,
+                boot: Vec::new(),
                 ping_us: 0.0,
             },
             steps: Vec::new(),
@@ -230,7 +232,17 @@ impl Exam {
 
     fn connect_unbound(&mut self, sink: Option<&TraceSink>) -> Result<Session, Trouble> {
         let odd = |e: ncs2::Error| Trouble::Odd("connect", scrubbed(&e));
-        let Connection { transport, version } = self.port.connect(CONNECT.min(self.left())).map_err(odd)?;
+        let (limit, port) = (CONNECT.min(self.left()), &mut self.port);
+        let first = sink.is_some() && port.profile().is_none();
+        let connected = if first {
+            let id = port.id().clone();
+            let (connected, moments) = arrival::during(&id, || port.connect(limit));
+            self.report.stick.boot = moments;
+            connected
+        } else {
+            port.connect(limit)
+        };
+        let Connection { transport, version } = connected.map_err(odd)?;
         // Behind a kernel's USB a virtual stick looks like any other, and its report must not.
         self.report.simulated |= descriptors::is_virtual(self.port.id());
         let variant = match version {

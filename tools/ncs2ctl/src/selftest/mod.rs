@@ -8,6 +8,7 @@
 //! `replay` puts a report's own timeline in the stick's place; `fit` makes a virtual stick's profile of it; `proven` is what
 //! reports of real sticks change of the defaults, and `table` what the README shows of them.
 
+mod arrival;
 mod carried;
 mod descriptors;
 mod exam;

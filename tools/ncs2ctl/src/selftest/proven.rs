@@ -218,7 +218,7 @@ pub(super) mod tests {
         // A report without the ladder proves no order.
         assert_eq!(proven(&[real()]).ordering(), OrderingArg::Vendor);
         let good = Report { ladder: vec![rung(true), rung(true)], ..real() };
-        assert_eq!(proven(&[good.clone()]).ordering(), OrderingArg::Pipelined);
+        assert_eq!(proven(std::slice::from_ref(&good)).ordering(), OrderingArg::Pipelined);
         // One stick that did not bear it is enough.
         let bad = Report { ladder: vec![rung(true), rung(false)], ..real() };
         assert_eq!(proven(&[good.clone(), bad]).ordering(), OrderingArg::Vendor);

@@ -88,8 +88,20 @@ pub struct Stick {
     pub ordinary_read_mb_s: u32,
     /// From the call to the open link.
     pub boot_ms: f64,
+    /// What the bus showed of it; empty of a virtual stick in this process.
+    #[serde(default)]
+    pub boot: Vec<BootMoment>,
     /// Fastest ping of the link layer.
     pub ping_us: f64,
+}
+
+/// The stick came or went.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct BootMoment {
+    /// Since the call.
+    pub ms: f64,
+    /// `2485 at 480 Mb/s`: USB product and speed; `off the bus`.
+    pub seen: String,
 }
 
 /// What became of a step.
