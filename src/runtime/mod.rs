@@ -15,22 +15,26 @@ mod core;
 mod dispatch;
 mod failure;
 mod fallback;
+mod files;
 mod fleet;
 mod graph;
 mod graphs;
 mod inbox;
 mod jobs;
 mod keeper;
+mod process;
 mod snapshot;
 pub mod stats_document;
 pub mod stats_socket;
 mod ticket;
 mod worker;
+mod workers;
 
 pub use config::{FleetConfig, LoadOptions, SubmitOptions, WarmHook};
 pub use fallback::Fallback;
 pub use fleet::{Fleet, FleetBuilder};
 pub use graph::{Graph, InputLease};
+pub use process::{Processed, Processing};
 pub use snapshot::{FleetStats, StickState, StickStats};
 #[cfg(feature = "async")]
 pub use ticket::TicketFuture;
