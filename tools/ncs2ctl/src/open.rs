@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use ncs2::runtime::{FleetConfig, StickState, StickStats};
+use ncs2::sched::Guards;
 use ncs2::transport::MemoryKind;
 use ncs2::transport::usb::discover::FoundState;
 use ncs2::transport::usb::watch::Watch;
@@ -17,6 +18,7 @@ use crate::cli::{EngineArg, Global, Sim, TimingArg};
 use crate::config;
 use crate::failure::{Failure, Result};
 use crate::heat;
+use crate::selftest::proven;
 use crate::trace::Trace;
 
 /// Built-in profile of `--sim N`.
@@ -94,6 +96,8 @@ pub struct Sticks {
     simulation: Option<Simulation>,
     trace: Option<PathBuf>,
     stats_socket: bool,
+    /// Of real sticks, where a report has proven them.
+    guards: Guards,
 }
 
 /// Opened sticks.
@@ -196,6 +200,7 @@ impl Sticks {
             simulation: Some(simulation),
             trace: global.trace.clone(),
             stats_socket: global.stats_socket,
+            guards: Guards::Reported,
         })
     }
 
@@ -230,6 +235,7 @@ impl Sticks {
             simulation: Some(simulation),
             trace: global.trace.clone(),
             stats_socket: global.stats_socket,
+            guards: Guards::Reported,
         })
     }
 
@@ -263,6 +269,7 @@ impl Sticks {
             simulation: None,
             trace: global.trace.clone(),
             stats_socket: global.stats_socket,
+            guards: proven::of_run(global).guards(),
         })
     }
 
@@ -278,8 +285,10 @@ impl Sticks {
 
     /// Opens them, at the same time. Fails when none opens.
     pub fn open(self, config: FleetConfig) -> Result<Opened> {
+        // What the caller asks for; else what a profile or a report says.
         let law = self.simulation.as_ref().and_then(|s| heat::law(&s.profile));
-        let guards = law.as_ref().map_or(config.guards, heat::guards);
+        let known = law.as_ref().map_or(self.guards, heat::guards);
+        let guards = if config.guards == Guards::Reported { known } else { config.guards };
         let config = FleetConfig { stats_socket: self.stats_socket, guards, ..config };
         let trace = self.trace.as_deref().map(Trace::create).transpose()?;
         let mut builder = Fleet::builder().config(config);
