@@ -13,7 +13,7 @@ use ncs2::{ErrorKind, Fleet, Port, StickId};
 use ncs2_device::face;
 use ncs2_device::{Engine, FaultPlan, Rack, RackOptions, Timing};
 
-use crate::cli::{EngineArg, Global, Sim, TimingArg};
+use crate::cli::{EngineArg, Global, Sim, TimingArg, WireArg};
 use crate::config;
 use crate::failure::{Failure, Result};
 use crate::trace::Trace;
@@ -93,6 +93,7 @@ pub struct Sticks {
     simulation: Option<Simulation>,
     trace: Option<PathBuf>,
     stats_socket: bool,
+    allow_custom: bool,
 }
 
 /// Opened sticks.
@@ -195,6 +196,7 @@ impl Sticks {
             simulation: Some(simulation),
             trace: global.trace.clone(),
             stats_socket: global.stats_socket,
+            allow_custom: global.allow_custom,
         })
     }
 
@@ -229,6 +231,7 @@ impl Sticks {
             simulation: Some(simulation),
             trace: global.trace.clone(),
             stats_socket: global.stats_socket,
+            allow_custom: global.allow_custom,
         })
     }
 
@@ -247,6 +250,7 @@ impl Sticks {
         let options = boot::BootOptions {
             firmware: global.firmware.clone(),
             any_firmware: global.any_firmware,
+            wire: global.wire.map(WireArg::to_library),
             // The fleet pings, so a stick whose host is gone may reset itself.
             patches: FirmwarePatches { watchdog: true, ddr: DdrType::default() },
             ..boot::BootOptions::default()
@@ -262,6 +266,7 @@ impl Sticks {
             simulation: None,
             trace: global.trace.clone(),
             stats_socket: global.stats_socket,
+            allow_custom: global.allow_custom,
         })
     }
 
@@ -277,7 +282,8 @@ impl Sticks {
 
     /// Opens them, at the same time. Fails when none opens.
     pub fn open(self, config: FleetConfig) -> Result<Opened> {
-        let config = FleetConfig { stats_socket: self.stats_socket, ..config };
+        let config =
+            FleetConfig { stats_socket: self.stats_socket, allow_custom: self.allow_custom, ..config };
         let trace = self.trace.as_deref().map(Trace::create).transpose()?;
         let mut builder = Fleet::builder().config(config);
         for port in self.ports {
