@@ -365,6 +365,13 @@ pub fn make(folder: &Path) -> Result<(), Stop> {
     fs::create_dir_all(folder).map_err(|e| io_failed(folder, e))
 }
 
+/// A copy in `out`, for the guest to run: a build meanwhile would pull the program away under it.
+pub fn keep(program: &Path, out: &Path) -> Result<PathBuf, Stop> {
+    let kept = out.join(program.file_name().unwrap_or_default());
+    copy(program, &kept)?;
+    Ok(kept)
+}
+
 fn copy(from: &Path, to: &Path) -> Result<(), Stop> {
     fs::copy(from, to).map(drop).map_err(|e| io_failed(from, e))
 }
