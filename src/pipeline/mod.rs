@@ -33,7 +33,7 @@ use crate::stats::StageTimes;
 use crate::stick::{LoadRequest, Stick, StickConfig, StickError, StickEvent};
 use crate::transport::Direction;
 use crate::transport::TransferError;
-use crate::wire::{Capabilities, ThermalStats};
+use crate::wire::{Capabilities, ThermalStats, TimingData};
 
 use graphs::Group;
 use jobs::Slots;
@@ -165,6 +165,8 @@ pub enum Event<T> {
     Thermal(ThermalStats),
     /// Answer to [`Pipeline::request_telemetry`]: bytes.
     UsedMemory(u32),
+    /// Answer to [`Pipeline::request_stage_times`].
+    StageTimes(GraphId, TimingData),
     /// The stick was closed in good order. The last event.
     Closed,
     /// The epoch ended. The last event.
@@ -405,8 +407,9 @@ impl<T> Pipeline<T> {
             StickEvent::UsedMemory(bytes) => self.events.push_back(Event::UsedMemory(bytes)),
             StickEvent::Closed => self.finish(End::Closed),
             StickEvent::Failed(error) => self.finish(End::Failed(Failure::Stick(error))),
-            // Timing and debug data: nobody asks for them here yet. InputReleased frees nothing on the host, whose
-            // buffer comes back with its transfer.
+            StickEvent::Timing(key, ms) => self.stage_times(key, ms),
+            // Debug data: nobody asks for them here yet. InputReleased frees nothing on the host, whose buffer comes
+            // back with its transfer.
             _ => {}
         }
     }

@@ -2,19 +2,24 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use super::StickState;
 use super::config::{LoadOptions, SubmitOptions};
 use super::core::{Core, Phase, Shared, number};
 use super::failure::Cause;
+use super::fallback::spill_at;
 use super::graphs::{GraphEntry, Presence, key_of};
+use super::inbox::Command;
 use super::jobs::Waiting;
-use super::ticket::{Output, Ticket};
+use super::ticket::{Output, Ticket, Worked};
 use crate::blob::Blob;
 use crate::clock::{Clock, Instant};
 use crate::error::{Error, ErrorKind, Result};
+use crate::id::StickId;
 use crate::pool::{Lease, Use};
 use crate::sched::{CallerNo, Event, GraphNo, JobSpec, Placement};
+use crate::wire::TimingData;
 
 /// A graph that is loaded on the fleet. When the last clone is dropped, it stays on the sticks as long as nothing else
 /// needs the room: loading it again is then a matter of microseconds.
@@ -168,7 +173,7 @@ impl Graph {
     /// `QueueFull` or `DeadlineExceeded` when there was no room in time, and when no stick is left what the first
     /// one died of.
     pub fn submit(&self, input: InputLease, options: SubmitOptions) -> Result<Ticket> {
-        self.enqueue(input, &options, true).map_err(|(error, _)| error)
+        self.enqueue(input, &options, true, None).map_err(|(error, _)| error)
     }
 
     /// As [`Graph::submit`], but hands the input back with `QueueFull` instead of waiting.
@@ -182,7 +187,22 @@ impl Graph {
         input: InputLease,
         options: SubmitOptions,
     ) -> Result<Ticket, (Error, InputLease)> {
-        self.enqueue(input, &options, false)
+        self.enqueue(input, &options, false, None)
+    }
+
+    /// As [`Graph::submit`], for a worker that took the request at `submitted`.
+    pub(super) fn submit_prepared(
+        &self,
+        input: InputLease,
+        options: &SubmitOptions,
+        submitted: Instant,
+        worked: Worked,
+    ) -> Result<Ticket> {
+        self.enqueue(input, options, true, Some((submitted, worked))).map_err(|(error, _)| error)
+    }
+
+    pub(super) fn shared(&self) -> &Arc<Shared> {
+        &self.0.shared
     }
 
     /// Copies `input` (the whole element), runs, waits.
@@ -195,12 +215,48 @@ impl Graph {
         self.submit(lease, SubmitOptions::default())?.wait()
     }
 
+    /// How long each stage took in the latest inference of this graph on `stick`, as the stick measured it; of the
+    /// network's first variant and its first instance. Milliseconds, in the order of the blob's stages.
+    ///
+    /// # Errors
+    /// `NotFound` for a stick that the fleet does not have or that does not hold the graph, `Timeout` when it did not
+    /// answer within `timeout`, and what the stick says where it refuses.
+    pub fn stage_times(&self, stick: &StickId, timeout: Duration) -> Result<TimingData> {
+        let op = "ask for stage times";
+        let shared = &self.0.shared;
+        let error = |kind, detail: String| Error::new(kind, op).on(stick).detail(detail);
+        let absent =
+            || error(ErrorKind::NotFound, "the graph is not on this stick; run it there first".into());
+        let at = shared.sticks.iter().position(|s| s.id == *stick).ok_or_else(absent)?;
+        let until = shared.clock.now() + timeout;
+        let mut core = shared.core.lock();
+        let copy = core.graph(self.0.no).and_then(|entry| entry.on[at].copy_of(0)).ok_or_else(absent)?;
+        core.sticks[at].stage_times = None;
+        shared.sticks[at].inbox.command(Command::StageTimes(copy));
+        loop {
+            match core.sticks[at].stage_times.take() {
+                Some((of, Ok(times))) if of == copy => return Ok(times),
+                Some((of, Err(cause))) if of == copy => return Err(cause.error(op, stick)),
+                _ => {}
+            }
+            let now = shared.clock.now();
+            if now >= until || core.sticks[at].state != StickState::Ready {
+                return Err(error(
+                    ErrorKind::Timeout,
+                    format!("no answer within {timeout:?}; give it more time"),
+                ));
+            }
+            shared.changed.wait_for(&mut core, until - now);
+        }
+    }
+
     #[allow(clippy::result_large_err)]
     fn enqueue(
         &self,
         mut input: InputLease,
         options: &SubmitOptions,
         may_wait: bool,
+        prepared: Option<(Instant, Worked)>,
     ) -> Result<Ticket, (Error, InputLease)> {
         let op = "submit";
         let shared = &self.0.shared;
@@ -220,13 +276,14 @@ impl Graph {
             },
         };
         input.clear_if_stale();
-        let submitted = shared.clock.now();
+        let now = shared.clock.now();
+        let (submitted, worked) = prepared.unwrap_or((now, Worked::default()));
         let deadline = options.deadline.map(|d| submitted + d);
         let wait_until = if may_wait {
-            let longest = submitted + shared.config.wait_timeout;
+            let longest = now + shared.config.wait_timeout;
             deadline.map_or(longest, |d| d.min(longest))
         } else {
-            submitted
+            now
         };
         let mut core = shared.core.lock();
         if let Err(error) = self.wait_for_room(&mut core, pinned, deadline, wait_until) {
@@ -237,7 +294,7 @@ impl Graph {
         let graph = self.0.no;
         let mut ticket = None;
         let job = core.jobs.insert(graph, |id| {
-            let (caller, tag) = shared.slots.open(id, deadline);
+            let (caller, tag) = shared.slots.open(id, deadline, worked);
             ticket = Some(caller);
             Waiting { tag, graph, pinned, input: lease, submitted }
         });
@@ -256,7 +313,10 @@ impl Graph {
             deadline: deadline.unwrap_or(Instant::FAR_FUTURE),
             stick: pinned.map(number),
         };
-        core.tell(Event::Arrived { job, spec }, submitted);
+        core.tell(Event::Arrived { job, spec }, now);
+        if let (Some(deadline), None, Some(_)) = (deadline, pinned, &shared.config.fallback) {
+            shared.bell.at(spill_at(submitted, deadline));
+        }
         let rings = shared.carry_out(&mut core);
         drop(core);
         shared.ring(rings);

@@ -20,8 +20,8 @@ use crate::pool::{Lease, Source, Use};
 use crate::sched::{self, Fault, ThermalReading};
 use crate::stats::StageTimes;
 use crate::stick::{StickConfig, StickError};
-use crate::transport::{Connection, Direction, Interest, Port, Reactor, Token, Transport};
-use crate::wire::{Capabilities, ThermalStats};
+use crate::transport::{Connection, Direction, Port, Reactor, Token, Transport};
+use crate::wire::{Capabilities, ThermalStats, TimingData};
 
 const TELEMETRY_PERIOD: Duration = Duration::from_secs(1);
 /// The memory in use changes with the graphs, and is asked for then; otherwise so often.
@@ -157,6 +157,7 @@ impl Worker {
         let mut session = Session {
             pipeline: Pipeline::new(config, me.pool.clone(), now),
             transport,
+            token,
             index: self.index,
             opened: false,
             open_until: now + shared.config.open_timeout,
@@ -191,8 +192,7 @@ fn register(reactor: &mut Reactor, transport: &dyn Transport) -> Result<Token> {
             "this transport is driven by a simulation and cannot be waited for; use one with a descriptor",
         ));
     };
-    let interest = Interest { readable: wait.readable, writable: wait.writable };
-    reactor.register(wait.fd, interest).map_err(|error| {
+    reactor.register(wait.fd, wait.interest()).map_err(|error| {
         Error::new(ErrorKind::OutOfMemory, op)
             .detail(format!("{error}; raise the limit of open files"))
             .caused_by(error)
@@ -215,6 +215,8 @@ struct Telemetry {
 struct Session {
     pipeline: Pipeline<RunTag>,
     transport: Box<dyn Transport>,
+    /// Of the transport's descriptor.
+    token: Token,
     index: usize,
     opened: bool,
     open_until: Instant,
@@ -287,13 +289,22 @@ impl Session {
                 continue;
             }
             // Whoever adds to the inbox wakes the reactor, before or during the turn.
-            if let Err(error) = reactor.turn(Some(wait), &mut ready) {
+            let turned = self.watch(reactor).and_then(|()| reactor.turn(Some(wait), &mut ready));
+            if let Err(error) = turned {
                 let detail = format!("waiting for the stick failed: {error}");
                 self.refused_open = Some(Cause { kind: ErrorKind::Protocol, detail });
                 let failure = StickError::Invalid("the reactor failed");
                 self.pipeline.abort(Failure::Stick(failure), shared.clock.now());
                 self.pipeline.handle_abandon(shared.clock.now());
             }
+        }
+    }
+
+    /// A socket that is full is waited for until it has room again, and then no longer.
+    fn watch(&self, reactor: &mut Reactor) -> std::io::Result<()> {
+        match self.transport.wait_on() {
+            Some(wait) => reactor.set_interest(self.token, wait.interest()),
+            None => Ok(()),
         }
     }
 
@@ -337,6 +348,11 @@ impl Session {
                 Command::Telemetry(round) => {
                     self.telemetry.wanted = self.telemetry.wanted.max(round);
                     self.ask_telemetry(now);
+                }
+                Command::StageTimes(copy) => {
+                    if let Err(error) = self.pipeline.request_stage_times(copy, now) {
+                        self.tell_stage_times(shared, copy, Err(Cause::of_stick(&error)));
+                    }
                 }
                 Command::Reset => {
                     let after = shared.config.job_timeout;
@@ -497,6 +513,7 @@ impl Session {
                     self.telemetry.memory_due = false;
                     self.telemetry_came(shared);
                 }
+                Event::StageTimes(copy, times) => self.tell_stage_times(shared, copy, Ok(times)),
                 Event::Closed => return Some(self.over(shared, None)),
                 Event::Failed(failure) => return Some(self.over(shared, Some(failure))),
             }
@@ -555,6 +572,11 @@ impl Session {
         shared.ring(rings);
         self.telemetry.thermal_due = false;
         self.telemetry_came(shared);
+    }
+
+    fn tell_stage_times(&self, shared: &Shared, copy: GraphId, times: Result<TimingData, Cause>) {
+        shared.core.lock().sticks[self.index].stage_times = Some((copy, times));
+        shared.changed.notify_all();
     }
 
     /// Lays a batch together and gives it to the stick.
@@ -627,9 +649,12 @@ impl Session {
         shared: &Shared,
         tag: JobTag,
         answer: Option<(Lease, Blob)>,
-        times: StageTimes,
+        mut times: StageTimes,
         now: Instant,
     ) {
+        // What a worker did before it was submitted lies in what the pipeline takes for waiting.
+        times.prepare_ns += tag.worked.prepare_ns;
+        times.queue_ns = times.queue_ns.saturating_sub(tag.worked.prepare_ns);
         let me = &shared.sticks[self.index];
         let outcome = match answer {
             _ if tag.is_late(now) => Err(late()),
@@ -643,7 +668,9 @@ impl Session {
             self.recorded_in_flight = record.load.in_flight;
             if outcome.is_ok() {
                 record.completed += 1;
-                record_times(&mut record, &times);
+                if !tag.worked.finish_later {
+                    record_times(&mut record, &times);
+                }
             } else {
                 record.failed_requests += 1;
             }
@@ -727,7 +754,7 @@ impl Session {
     }
 }
 
-fn record_times(record: &mut super::core::Record, times: &StageTimes) {
+pub(super) fn record_times(record: &mut super::core::Record, times: &StageTimes) {
     record.latency.record(times.total());
     for (stage, ns) in record.stages.iter_mut().zip(times.as_array()) {
         stage.record(Duration::from_nanos(ns));

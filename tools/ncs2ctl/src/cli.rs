@@ -10,6 +10,8 @@ use clap::{ArgAction, Args, CommandFactory, Parser, Subcommand, ValueEnum, Value
 
 pub use bench::{Batch, BenchArgs, Depth, PolicyArg};
 
+use crate::fallback::FallbackArgs;
+
 /// Drives Intel Neural Compute Stick 2 devices, real and virtual, without the vendor's runtime
 #[derive(Parser, Debug)]
 #[command(
@@ -389,8 +391,11 @@ pub struct RunArgs {
     #[arg(long, value_name = "X[%]", default_value = "1%", requires = "check")]
     pub tolerance: Tolerance,
     /// Order on the wire
-    #[arg(long, value_enum, default_value = "vendor")]
+    #[arg(long, value_enum, default_value = "auto")]
     pub ordering: OrderingArg,
+    /// What stands in for sticks.
+    #[command(flatten)]
+    pub fallback: FallbackArgs,
 }
 
 impl RunArgs {
@@ -492,6 +497,8 @@ impl FromStr for Tolerance {
 /// `--ordering`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
 pub enum OrderingArg {
+    /// `pipelined` where a selftest's report of a real stick proved it for this firmware, else `vendor`
+    Auto,
     /// Every step waits for the one before, as the vendor's client does
     Vendor,
     /// Nothing waits that need not; unproven on real firmware
@@ -502,6 +509,7 @@ impl OrderingArg {
     /// As JSON has it.
     pub fn as_str(self) -> &'static str {
         match self {
+            OrderingArg::Auto => "auto",
             OrderingArg::Vendor => "vendor",
             OrderingArg::Pipelined => "pipelined",
         }
@@ -510,7 +518,8 @@ impl OrderingArg {
     /// As the library has it.
     pub fn to_library(self) -> ncs2::stick::Ordering {
         match self {
-            OrderingArg::Vendor => ncs2::stick::Ordering::Vendor,
+            // What is not settled is careful.
+            OrderingArg::Auto | OrderingArg::Vendor => ncs2::stick::Ordering::Vendor,
             OrderingArg::Pipelined => ncs2::stick::Ordering::Pipelined,
         }
     }
