@@ -9,16 +9,18 @@ use std::time::Duration;
 use crossbeam_channel::bounded;
 use parking_lot::{Condvar, Mutex};
 
+use super::advice::{Advice, advise};
 use super::config::{FleetConfig, LoadOptions};
 use super::core::{CLOSE_GRACE, Core, Phase, Record, Shared, StickShared, cancelled};
 use super::files;
 use super::graph::{self, Graph};
 use super::inbox::{Command, Inbox};
 use super::keeper::{self, Bell, Calls};
+use super::mark::{self, MarkCollector, MarkRing};
 use super::snapshot::snapshot;
 use super::stats_document::{GraphSummary, document};
 use super::stats_socket::{self, StatsSocket};
-use super::ticket::Slots;
+use super::ticket::{RequestId, Slots};
 use super::worker::Worker;
 use super::workers::Workers;
 use super::{FleetStats, StickState};
@@ -91,7 +93,7 @@ impl FleetBuilder {
         let mut starts = Vec::new();
         let mut sticks = Vec::new();
         for (index, port) in ports.into_iter().enumerate() {
-            let id = port.id().clone();
+            let (id, give_up) = (port.id().clone(), port.give_up());
             let simulated = port.profile().map(str::to_owned);
             // A reactor lives on its thread; its waker is needed here. A thread whose start never comes ends.
             let (waker_to, waker_from) = bounded(1);
@@ -118,15 +120,23 @@ impl FleetBuilder {
             let bell = inbox.clone();
             pool.on_release(move || bell.kick());
             starts.push(start_to);
-            sticks.push(StickShared { id, simulated, inbox, pool, record: Mutex::new(Record::default()) });
+            sticks.push(StickShared {
+                id,
+                simulated,
+                inbox,
+                give_up,
+                pool,
+                record: Mutex::new(Record::default()),
+            });
         }
-        let calls = Arc::new(Calls::default());
+        let calls = Arc::new(Calls::new("ncs2-calls"));
         let shared = Arc::new_cyclic(|me| Shared {
             me: me.clone(),
             slots: Arc::new(Slots::new(clock.clone(), calls.clone())),
             clock,
             core: Mutex::new(Core::new(sticks.len(), &config)),
             bell: Bell::new(calls),
+            cpu: Calls::new("ncs2-fallback"),
             sticks,
             room: Condvar::new(),
             changed: Condvar::new(),
@@ -134,6 +144,7 @@ impl FleetBuilder {
             reactor_cpus: placement.reactor,
             files: Mutex::new(HostKeys::new(KNOWN_FILES)),
             workers: Workers::new(config.workers, placement.workers),
+            marks: MarkRing::default(),
             config,
         });
         for start in starts {
@@ -311,6 +322,26 @@ impl Fleet {
         snapshot(&self.0.shared)
     }
 
+    /// What to change so that the fleet does more, by its statistics since it was opened; nothing where nothing is wrong.
+    pub fn advice(&self) -> Vec<Advice> {
+        advise(&self.stats())
+    }
+
+    /// Notes an event of the caller's own with the request that it belongs to, now: it stands in traces beside what the
+    /// fleet did. Without a [`MarkCollector`] this does next to nothing.
+    pub fn mark(&self, request: RequestId, event: &str) {
+        let shared = &self.0.shared;
+        shared.marks.note(&*shared.clock, request, event);
+    }
+
+    /// From now on the events of [`Fleet::mark`] are kept, the latest `capacity` of them, for whoever writes a trace.
+    ///
+    /// # Errors
+    /// `InUse` while another collector lives, `InvalidInput` for a capacity of 0.
+    pub fn collect_marks(&self, capacity: usize) -> Result<MarkCollector> {
+        mark::collect(self.0.shared.clone(), capacity)
+    }
+
     /// Asks every ready stick for temperature and memory; the answers are in the next [`Fleet::stats`].
     ///
     /// # Errors
@@ -383,6 +414,7 @@ impl Inner {
             let rings = shared.carry_out(&mut core);
             shared.ring(rings);
             for stick in &shared.sticks {
+                stick.give_up.now();
                 stick.inbox.command(Command::Close);
             }
         }

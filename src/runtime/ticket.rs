@@ -407,6 +407,13 @@ impl std::fmt::Debug for Ticket {
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
 pub struct RequestId(pub(super) u64);
 
+impl RequestId {
+    /// As a number that no other request of the fleet has.
+    pub fn as_u64(self) -> u64 {
+        self.0
+    }
+}
+
 #[cfg(feature = "async")]
 mod future {
     use std::future::{Future, IntoFuture};

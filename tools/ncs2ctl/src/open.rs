@@ -14,9 +14,10 @@ use ncs2::{ErrorKind, Fleet, Port, StickId};
 use ncs2_device::face;
 use ncs2_device::{Engine, FaultPlan, Rack, RackOptions, Timing};
 
-use crate::cli::{EngineArg, Global, Sim, TimingArg};
+use crate::cli::{EngineArg, Global, Sim, TimingArg, WireArg};
 use crate::config;
 use crate::failure::{Failure, Result};
+use crate::heat;
 use crate::selftest::proven;
 use crate::trace::Trace;
 
@@ -97,6 +98,7 @@ pub struct Sticks {
     stats_socket: bool,
     /// Of real sticks, where a report has proven them.
     guards: Guards,
+    allow_custom: bool,
 }
 
 /// Opened sticks.
@@ -200,6 +202,7 @@ impl Sticks {
             trace: global.trace.clone(),
             stats_socket: global.stats_socket,
             guards: Guards::Reported,
+            allow_custom: global.allow_custom,
         })
     }
 
@@ -235,6 +238,7 @@ impl Sticks {
             trace: global.trace.clone(),
             stats_socket: global.stats_socket,
             guards: Guards::Reported,
+            allow_custom: global.allow_custom,
         })
     }
 
@@ -253,6 +257,7 @@ impl Sticks {
         let options = boot::BootOptions {
             firmware: global.firmware.clone(),
             any_firmware: global.any_firmware,
+            wire: global.wire.map(WireArg::to_library),
             // The fleet pings, so a stick whose host is gone may reset itself.
             patches: FirmwarePatches { watchdog: true, ddr: DdrType::default() },
             ..boot::BootOptions::default()
@@ -269,6 +274,7 @@ impl Sticks {
             trace: global.trace.clone(),
             stats_socket: global.stats_socket,
             guards: proven::of_run(global).guards(),
+            allow_custom: global.allow_custom,
         })
     }
 
@@ -284,8 +290,12 @@ impl Sticks {
 
     /// Opens them, at the same time. Fails when none opens.
     pub fn open(self, config: FleetConfig) -> Result<Opened> {
-        let guards = if config.guards == Guards::Reported { self.guards } else { config.guards };
-        let config = FleetConfig { stats_socket: self.stats_socket, guards, ..config };
+        // What the caller asks for; else what a profile or a report says.
+        let law = self.simulation.as_ref().and_then(|s| heat::law(&s.profile));
+        let known = law.as_ref().map_or(self.guards, heat::guards);
+        let guards = if config.guards == Guards::Reported { known } else { config.guards };
+        let (stats_socket, allow_custom) = (self.stats_socket, self.allow_custom);
+        let config = FleetConfig { stats_socket, guards, allow_custom, ..config };
         let trace = self.trace.as_deref().map(Trace::create).transpose()?;
         let mut builder = Fleet::builder().config(config);
         for port in self.ports {

@@ -84,6 +84,7 @@ const TESTS: &[(&str, Test)] = &[
     ("owners::stopped_while_others_infer", owners::stopped_while_others_infer),
     ("fleet::driver_boots_and_answers", fleet::driver_boots_and_answers),
     ("fleet::every_model_answers", fleet::every_model_answers),
+    ("fleet::all_boot_in_the_time_of_two", fleet::all_boot_in_the_time_of_two),
     ("fleet::all_sticks_answer_alike", fleet::all_sticks_answer_alike),
     ("fleet::pulled_stick_costs_no_answer", fleet::pulled_stick_costs_no_answer),
     ("mapped::buffers_are_mapped_and_answers_right", mapped::buffers_are_mapped_and_answers_right),
