@@ -36,7 +36,8 @@ type Test = fn(&mut Bench) -> Verdict;
 /// A check that fails with its own text.
 macro_rules! ensure {
     ($condition:expr, $($text:tt)+) => {
-        if !$condition {
+        let holds: bool = $condition;
+        if !holds {
             return Err(format!($($text)+));
         }
     };
