@@ -58,7 +58,8 @@ fn main() -> ExitCode {
     cli.global.file = file;
     log_to_stderr(cli.global.verbose, cli.global.color);
     let output = Output::new(&cli.global, cli.command.schema());
-    if let Some(failure) = cli.command.refuse_trace(&cli.global) {
+    let refused = cli.command.refuse_trace(&cli.global).or_else(|| cli.command.refuse_layers(&cli.global));
+    if let Some(failure) = refused {
         return ExitCode::from(output.failure(&failure));
     }
     let result = match &cli.command {
@@ -134,6 +135,17 @@ impl Command {
 }
 
 impl Command {
+    /// `--timing` without a value asks for a table that only `run` has.
+    fn refuse_layers(&self, global: &cli::Global) -> Option<Failure> {
+        let asked = global.timing == Some(cli::TimingArg::Layers) && !matches!(self, Command::Run(_));
+        asked.then(|| {
+            Failure::usage(
+                format!("--timing: expected model or zero beside {}, found no value", self.schema()),
+                "give one; without a value it is for `run`",
+            )
+        })
+    }
+
     /// A trace of a command that opens no stick would be empty: asked for, it is refused.
     fn refuse_trace(&self, global: &cli::Global) -> Option<Failure> {
         let opens = matches!(
