@@ -2,10 +2,18 @@
 
 #[path = "fleet/common.rs"]
 mod common;
+#[path = "fleet/fallback.rs"]
+mod fallback;
 #[path = "fleet/faults.rs"]
 mod faults;
+#[path = "fleet/files.rs"]
+mod files;
+#[path = "fleet/process.rs"]
+mod process;
 #[path = "fleet/refusals.rs"]
 mod refusals;
+#[path = "fleet/socket.rs"]
+mod socket;
 #[path = "fleet/speed.rs"]
 mod speed;
 
@@ -171,5 +179,36 @@ fn stage_times_add_up_to_the_latency() {
     assert!(stick.depth_time >= stick.busy);
     assert_eq!((stick.state, stick.simulated.as_deref()), (StickState::Ready, Some("ncs2")));
     assert!(stick.capabilities.is_some() && stick.failure.is_none());
+    fleet.close(LONG).expect("closes");
+}
+
+#[test]
+fn marks_are_kept_for_whoever_collects_them() {
+    let rack = rack(1, Engine::Hash);
+    let fleet = fleet(&rack);
+    let graph = fleet.load(&blob("tiny_u8_s1"), LoadOptions::default()).expect("loads");
+    let send = || graph.submit(graph.input().expect("memory"), SubmitOptions::default()).expect("a queue");
+    let ticket = send();
+    fleet.mark(ticket.id(), "nobody collects");
+    ticket.wait().expect("an answer");
+
+    let collector = fleet.collect_marks(3).expect("the first");
+    let second = fleet.collect_marks(3).expect_err("the ring is taken");
+    assert_eq!(second.kind(), ncs2::ErrorKind::InUse, "{second}");
+    let (first, second) = (send(), send());
+    let ids = [first.id(), second.id()];
+    fleet.mark(ids[0], "sent");
+    fleet.mark(ids[1], "sent");
+    first.wait().expect("an answer");
+    fleet.mark(ids[0], "shown");
+    let taken = collector.take();
+    let seen: Vec<_> = taken.marks.iter().map(|m| (m.request, m.event.as_str())).collect();
+    assert_eq!((seen, taken.dropped), (vec![(ids[0], "sent"), (ids[1], "sent"), (ids[0], "shown")], 0));
+    assert!(taken.marks.is_sorted_by_key(|m| m.at) && taken.marks.iter().all(|m| m.at <= taken.now));
+    (0..5).for_each(|_| fleet.mark(ids[1], "again"));
+    assert_eq!((collector.take().dropped, collector.take().marks.len()), (2, 0), "three had room");
+    drop(collector);
+    fleet.collect_marks(1).expect("the ring is free again");
+    drop(second);
     fleet.close(LONG).expect("closes");
 }

@@ -4,10 +4,10 @@ use std::sync::{Arc, OnceLock};
 use std::thread::Thread;
 
 use ncs2::clock::Instant;
-use ncs2::transport::PipeDevice;
+use ncs2::transport::{MemoryKind, PipeDevice, TransportInfo};
 
 use crate::carrier::Carrier;
-use crate::{BusEvent, VirtualStick};
+use crate::{BusEvent, Config, FaultPlan, Hub, VirtualStick};
 
 /// The thread that serves the bays, once it runs.
 pub(crate) type ServerThread = Arc<OnceLock<Thread>>;
@@ -16,6 +16,39 @@ pub(crate) type ServerThread = Arc<OnceLock<Thread>>;
 pub(crate) fn wake(server: &ServerThread) {
     if let Some(thread) = server.get() {
         thread.unpark();
+    }
+}
+
+/// So many sticks in their ports, unbooted, behind the profile's hub, each with its part of the plan from its `now` on.
+pub(crate) fn row(
+    config: &Arc<Config>,
+    sticks: usize,
+    faults: Option<&FaultPlan>,
+    now: impl Fn() -> Instant,
+) -> impl Iterator<Item = Bay> {
+    let hub = Hub::new(&config.profile, sticks).map(Arc::new);
+    (0..sticks).map(move |n| {
+        let now = now();
+        let mut stick = VirtualStick::new(Arc::clone(config), now);
+        if let Some(hub) = &hub {
+            stick.join_hub(Arc::clone(hub), n);
+        }
+        if let Some(plan) = faults {
+            stick.follow(plan.script(n, config.seed, now));
+        }
+        stick.plug();
+        Bay::new(stick)
+    })
+}
+
+/// What the host's end of a pipe to such a stick says of it.
+pub(crate) fn transport_info(config: &Config) -> TransportInfo {
+    let link = &config.profile.link;
+    TransportInfo {
+        max_packet_bytes: link.max_packet_bytes,
+        speed_mbps: link.speed_mbps,
+        memory: MemoryKind::InProcess,
+        simulated: true,
     }
 }
 
@@ -30,8 +63,9 @@ impl Bay {
     }
 
     /// A new connection; the stick is booted. What the host does wakes `server`.
-    pub(crate) fn attach(&mut self, mut device: PipeDevice, max_packet: usize, server: &ServerThread) {
+    pub(crate) fn attach(&mut self, mut device: PipeDevice, server: &ServerThread) {
         self.disconnect();
+        let max_packet = self.stick.config().profile.link.max_packet_bytes;
         let server = Arc::clone(server);
         // A futex wakes a thread for less than a descriptor does.
         device.served_by(move || wake(&server));

@@ -15,14 +15,14 @@ use crossbeam_channel::{Receiver, Sender, unbounded};
 use ncs2::StickId;
 use ncs2::clock::{Clock, Instant, Monotonic};
 use ncs2::error::{Error, ErrorKind, Result};
-use ncs2::transport::{Connection, FaultInjector, MemoryKind, Port, TransportInfo, pipe};
+use ncs2::transport::{Connection, FaultInjector, Port, pipe};
 use ncs2::wire::WireVersion;
 use parking_lot::{Condvar, Mutex};
 
 use crate::bay::{self, Bay, ServerThread};
 use crate::{
-    Config, FaultPlan, Faults, Hub, Identity, PreparedCache, Profile, RackOptions, VirtualStats,
-    VirtualStick, Work,
+    Config, FaultPlan, Faults, Identity, PreparedCache, Profile, RackOptions, VirtualStats, VirtualStick,
+    Work,
 };
 
 /// Threads that prepare and execute graphs. One stage of the execute engine uses all cores already; the second lets a
@@ -78,21 +78,10 @@ impl Rack {
             plan.check("fault plan", Some(options.sticks))?;
         }
         let clock = Monotonic::new();
-        let hub = Hub::new(&config.profile, options.sticks).map(Arc::new);
-        let slot = |n: usize| {
-            let now = clock.now();
-            let mut stick = VirtualStick::new(Arc::clone(&config), now);
-            if let Some(hub) = &hub {
-                stick.join_hub(Arc::clone(hub), n);
-            }
-            if let Some(plan) = &options.faults {
-                stick.follow(plan.script(n, options.seed, now));
-            }
-            stick.plug();
-            Slot { bay: Mutex::new(Bay::new(stick)), changed: Condvar::new() }
-        };
         let shared = Arc::new(Shared {
-            bays: (0..options.sticks).map(slot).collect(),
+            bays: bay::row(&config, options.sticks, options.faults.as_ref(), || clock.now())
+                .map(|bay| Slot { bay: Mutex::new(bay), changed: Condvar::new() })
+                .collect(),
             faults: options.faults.clone().unwrap_or_default(),
             config,
             clock,
@@ -261,16 +250,9 @@ fn connect(shared: &Shared, n: usize, timeout: Duration) -> Result<Connection> {
     if shared.stopped.load(Ordering::Acquire) {
         return Err(error(ErrorKind::Closed, "the virtual sticks were stopped"));
     }
-    let link = &shared.config.profile.link;
-    let info = TransportInfo {
-        max_packet_bytes: link.max_packet_bytes,
-        speed_mbps: link.speed_mbps,
-        memory: MemoryKind::InProcess,
-        simulated: true,
-    };
-    let (host, device) =
-        pipe(info).map_err(|e| error(ErrorKind::Unsupported, "no descriptors for a pipe").caused_by(e))?;
-    bay.attach(device, link.max_packet_bytes, &shared.server);
+    let (host, device) = pipe(bay::transport_info(&shared.config))
+        .map_err(|e| error(ErrorKind::Unsupported, "no descriptors for a pipe").caused_by(e))?;
+    bay.attach(device, &shared.server);
     drop(bay);
     shared.wake();
     let rules = shared.faults.transfer_rules(n);

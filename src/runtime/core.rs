@@ -15,8 +15,11 @@ use super::failure::Cause;
 use super::graphs::GraphEntry;
 use super::inbox::{Command, Inbox};
 use super::jobs::JobTable;
-use super::keeper::Bell;
+use super::keeper::{Bell, Calls};
+use super::mark::MarkRing;
 use super::ticket::Slots;
+use super::workers::Workers;
+use crate::cache::HostKeys;
 use crate::clock::{Clock, Instant, Monotonic};
 use crate::error::{Error, ErrorKind};
 use crate::id::StickId;
@@ -41,8 +44,18 @@ pub(super) struct Shared {
     pub(super) changed: Condvar,
     /// Wakes the housekeeper.
     pub(super) bell: Bell,
+    /// The fallback's own thread: what it computes must not hold up callbacks.
+    pub(super) cpu: Calls,
     /// Whose pool the next input comes from.
     pub(super) next_pool: AtomicUsize,
+    /// CPUs of the sticks' threads; empty where the kernel chooses.
+    pub(super) reactor_cpus: Vec<usize>,
+    /// Content of files that were loaded by name.
+    pub(super) files: Mutex<HostKeys>,
+    /// Stages 1 and 5 of requests that come as numbers.
+    pub(super) workers: Workers,
+    /// The callers' own events.
+    pub(super) marks: MarkRing,
 }
 
 /// One stick, as other threads than its own see it.

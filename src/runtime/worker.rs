@@ -614,9 +614,12 @@ impl Session {
         shared: &Shared,
         tag: JobTag,
         answer: Option<(Lease, Blob)>,
-        times: StageTimes,
+        mut times: StageTimes,
         now: Instant,
     ) {
+        // What a worker did before it was submitted lies in what the pipeline takes for waiting.
+        times.prepare_ns += tag.worked.prepare_ns;
+        times.queue_ns = times.queue_ns.saturating_sub(tag.worked.prepare_ns);
         let me = &shared.sticks[self.index];
         let outcome = match answer {
             _ if tag.is_late(now) => Err(late()),
@@ -630,7 +633,9 @@ impl Session {
             self.recorded_in_flight = record.load.in_flight;
             if outcome.is_ok() {
                 record.completed += 1;
-                record_times(&mut record, &times);
+                if !tag.worked.finish_later {
+                    record_times(&mut record, &times);
+                }
             } else {
                 record.failed_requests += 1;
             }
@@ -714,7 +719,7 @@ impl Session {
     }
 }
 
-fn record_times(record: &mut super::core::Record, times: &StageTimes) {
+pub(super) fn record_times(record: &mut super::core::Record, times: &StageTimes) {
     record.latency.record(times.total());
     for (stage, ns) in record.stages.iter_mut().zip(times.as_array()) {
         stage.record(Duration::from_nanos(ns));

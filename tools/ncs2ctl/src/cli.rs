@@ -10,6 +10,8 @@ use clap::{ArgAction, Args, CommandFactory, Parser, Subcommand, ValueEnum, Value
 
 pub use bench::{Batch, BenchArgs, Depth, PolicyArg};
 
+use crate::fallback::FallbackArgs;
+
 /// Drives Intel Neural Compute Stick 2 devices, real and virtual, without the vendor's runtime
 #[derive(Parser, Debug)]
 #[command(
@@ -378,6 +380,9 @@ pub struct RunArgs {
     /// Order on the wire
     #[arg(long, value_enum, default_value = "vendor")]
     pub ordering: OrderingArg,
+    /// What stands in for sticks.
+    #[command(flatten)]
+    pub fallback: FallbackArgs,
 }
 
 impl RunArgs {

@@ -1,5 +1,6 @@
 //! What a temperature means: how far it is from the next throttle level, and when it gets there.
 
+use ncs2::sched::Guards;
 use ncs2_device::{HeatLaw, Profile};
 
 /// Why nothing can be said about a real stick.
@@ -19,6 +20,11 @@ pub struct Forecast {
 /// The law of a virtual stick's profile; `None` where the profile cannot be read again.
 pub fn law(profile: &str) -> Option<HeatLaw> {
     Profile::load(profile).ok().map(|p| p.heat)
+}
+
+/// What the scheduler may know of a virtual stick: a policy that rests sticks needs it.
+pub fn guards(law: &HeatLaw) -> Guards {
+    Guards::Known { lower_c: law.lower_guard_c, upper_c: law.upper_guard_c, hysteresis_k: law.hysteresis_k }
 }
 
 /// `law` is `None` for a real stick. `load` is the share of time that it works, 0 to 1; `None` when not known.

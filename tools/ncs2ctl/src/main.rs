@@ -12,6 +12,7 @@ mod cmd;
 mod config;
 mod doctor;
 mod failure;
+mod fallback;
 mod folders;
 mod heat;
 mod interrupt;
@@ -153,6 +154,7 @@ impl Command {
             Command::Info
                 | Command::Run(_)
                 | Command::Batch(_)
+                | Command::Check(_)
                 | Command::Bench(_)
                 | Command::Thermal(_)
                 | Command::Top(_)

@@ -16,6 +16,7 @@ use ncs2_device::{Engine, FaultPlan, Rack, RackOptions, Timing};
 use crate::cli::{EngineArg, Global, Sim, TimingArg};
 use crate::config;
 use crate::failure::{Failure, Result};
+use crate::heat;
 use crate::trace::Trace;
 
 /// Built-in profile of `--sim N`.
@@ -277,7 +278,9 @@ impl Sticks {
 
     /// Opens them, at the same time. Fails when none opens.
     pub fn open(self, config: FleetConfig) -> Result<Opened> {
-        let config = FleetConfig { stats_socket: self.stats_socket, ..config };
+        let law = self.simulation.as_ref().and_then(|s| heat::law(&s.profile));
+        let guards = law.as_ref().map_or(config.guards, heat::guards);
+        let config = FleetConfig { stats_socket: self.stats_socket, guards, ..config };
         let trace = self.trace.as_deref().map(Trace::create).transpose()?;
         let mut builder = Fleet::builder().config(config);
         for port in self.ports {

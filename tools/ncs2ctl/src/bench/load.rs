@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, Sender, bounded};
 use ncs2::runtime::{Output, SubmitOptions, Ticket};
 use ncs2::stats::Latency;
-use ncs2::{Error, ErrorKind, Graph, StickId};
+use ncs2::{Error, ErrorKind, Fleet, Graph, StickId};
 
 use crate::tensor::input::Element;
 use crate::timeline::{self, Timeline};
@@ -61,6 +61,8 @@ pub struct Tally {
     pub stages: [Latency; 6],
     /// By the stick that answered.
     pub sticks: BTreeMap<StickId, StickTally>,
+    /// What no stick answered but the fallback, by its name: in no other figure of what was measured.
+    pub fallback: Option<(StickId, StickTally)>,
     /// Requests that ended in an error.
     pub failed: u64,
     /// Answers that differ from the reference.
@@ -89,6 +91,11 @@ impl Tally {
             let mine = self.sticks.entry(id.clone()).or_default();
             mine.completed += stick.completed;
             mine.latency.merge(&stick.latency);
+        }
+        if let Some((id, theirs)) = &other.fallback {
+            let (_, mine) = self.fallback.get_or_insert_with(|| (id.clone(), StickTally::default()));
+            mine.completed += theirs.completed;
+            mine.latency.merge(&theirs.latency);
         }
         self.failed += other.failed;
         self.mismatched += other.mismatched;
@@ -142,9 +149,17 @@ impl Stream {
     }
 }
 
+impl Stream {
+    /// True where the answer can be checked and is another than that of input `input`.
+    fn is_wrong(&self, answer: &Output, input: usize) -> bool {
+        self.plan.references.as_ref().is_some_and(|references| answer.bytes() != references[input])
+    }
+}
+
 impl Load {
-    /// Starts sending. With a timeline, each request's times go into it, from the first on.
-    pub fn start(plans: Vec<(Graph, Plan)>, timeline: Option<&Timeline>) -> std::io::Result<Load> {
+    /// Starts sending. With a timeline, each request's times go into it, from the first on, and requests that fail or
+    /// whose answer is wrong are marked at the fleet.
+    pub fn start(plans: Vec<(Graph, Plan)>, trace: Option<(&Timeline, &Fleet)>) -> std::io::Result<Load> {
         let most = (MAX_WORKERS / plans.len().max(1)).max(1);
         let deal: Vec<usize> = plans
             .iter()
@@ -176,8 +191,9 @@ impl Load {
             .enumerate()
             .map(|(n, &at)| {
                 let nth = deal[..n].iter().filter(|&&other| other == at).count();
-                let (shared, stopped, lane) =
-                    (Arc::clone(&shared), stopped.clone(), timeline.map(Timeline::lane));
+                let (shared, stopped) = (Arc::clone(&shared), stopped.clone());
+                let trace =
+                    trace.map(|(timeline, fleet)| Trace { lane: timeline.lane(), fleet: fleet.clone() });
                 let thread = thread::Builder::new().name(format!("bench-{n}")).spawn(move || {
                     let mut worker = Worker {
                         shared: &shared,
@@ -187,7 +203,7 @@ impl Load {
                         stopped,
                         tally: Tally::default(),
                         refusals: 0,
-                        lane,
+                        trace,
                     };
                     worker.run();
                     let tally = worker.tally;
@@ -261,7 +277,13 @@ struct Worker<'a> {
     stopped: Receiver<()>,
     tally: Tally,
     refusals: u32,
-    lane: Option<timeline::Lane>,
+    trace: Option<Trace>,
+}
+
+/// Where one thread's requests are written down.
+struct Trace {
+    lane: timeline::Lane,
+    fleet: Fleet,
 }
 
 /// A request under way.
@@ -271,7 +293,7 @@ struct Flying {
     /// How much later than intended it was sent.
     late: Duration,
     /// For the timeline.
-    submitted: Option<Instant>,
+    sent: Option<timeline::Sent>,
 }
 
 impl Worker<'_> {
@@ -319,9 +341,10 @@ impl Worker<'_> {
         let request = graph.input().and_then(|mut lease| {
             lease.overwrite().copy_from_slice(&plan.inputs[input].bytes);
             let late = intended.map_or(Duration::ZERO, |t| Instant::now().saturating_duration_since(t));
-            let submitted = self.lane.is_some().then(Instant::now);
+            let submitted = self.trace.is_some().then(Instant::now);
             let ticket = graph.submit(lease, SubmitOptions::default())?;
-            Ok(Flying { ticket, input, late, submitted })
+            let sent = submitted.map(|at| timeline::Sent { at, id: ticket.id() });
+            Ok(Flying { ticket, input, late, sent })
         });
         match request {
             Ok(request) => {
@@ -347,16 +370,22 @@ impl Worker<'_> {
             Ok(answer) => {
                 self.refusals = 0;
                 self.tally.total_answered += 1;
-                if let (Some(lane), Some(submitted)) = (&mut self.lane, request.submitted) {
-                    lane.request(submitted, answer.stick(), self.number, &answer.times());
+                let looked_at = measuring || self.trace.is_some();
+                let wrong = looked_at && self.stream.is_wrong(&answer, request.input);
+                if let (Some(trace), Some(sent)) = (&mut self.trace, request.sent) {
+                    if wrong {
+                        trace.fleet.mark(sent.id, "wrong answer");
+                    }
+                    trace.lane.request(sent, answer.stick(), self.number, &answer.times());
                 }
                 if measuring {
-                    self.record(&answer, request.input, request.late);
+                    self.record(&answer, wrong, request.late);
                 }
             }
             Err(error) => {
-                if let (Some(lane), Some(submitted)) = (&mut self.lane, request.submitted) {
-                    lane.failed(submitted, self.number);
+                if let (Some(trace), Some(sent)) = (&mut self.trace, request.sent) {
+                    trace.fleet.mark(sent.id, &format!("failed: {:?}", error.kind()));
+                    trace.lane.failed(sent, self.number);
                 }
                 self.tally.total_failed += 1;
                 self.tally.failed += u64::from(measuring);
@@ -365,8 +394,12 @@ impl Worker<'_> {
         }
     }
 
-    fn record(&mut self, answer: &Output, input: usize, late: Duration) {
+    fn record(&mut self, answer: &Output, wrong: bool, late: Duration) {
         let latency = answer.latency() + late;
+        if answer.is_fallback() {
+            let new = || (answer.stick().clone(), StickTally::default());
+            return self.tally.fallback.get_or_insert_with(new).1.add(latency);
+        }
         self.tally.latency.record(latency);
         for (histogram, ns) in self.tally.stages.iter_mut().zip(answer.times().as_array()) {
             histogram.record(Duration::from_nanos(ns));
@@ -376,11 +409,7 @@ impl Worker<'_> {
             Some(stick) => stick.add(latency),
             None => self.tally.sticks.entry(answer.stick().clone()).or_default().add(latency),
         }
-        if let Some(references) = &self.stream.plan.references
-            && answer.bytes() != references[input]
-        {
-            self.tally.mismatched += 1;
-        }
+        self.tally.mismatched += u64::from(wrong);
         self.shared.completed.fetch_add(1, Ordering::Relaxed);
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use ncs2::runtime::{FleetStats, StickStats};
+use ncs2::runtime::{FleetStats, MarkCollector, StickStats};
 use ncs2::{Error, ErrorKind, Fleet, Graph, StickId};
 
 use super::host::{Cost, Sample};
@@ -25,6 +25,8 @@ const THERMAL_TIMEOUT: Duration = Duration::from_millis(200);
 const SETTLED_AFTER: u64 = 150;
 /// Longest wait for that.
 const SETTLE_WITHIN: Duration = Duration::from_secs(20);
+/// Most marks of requests from one tick to the next.
+const MARKS_BETWEEN_TICKS: usize = 65_536;
 /// At least so many windows, or stability says nothing.
 const MIN_WINDOWS: u32 = 3;
 /// At most so many, or the report of a long soak is nothing but windows.
@@ -172,13 +174,23 @@ pub fn measure(
     };
     let earlier = fleet.stats();
     mark("warm-up");
-    let load = Load::start(plans, timeline).map_err(|e| {
+    let collector = timeline.map(|_| fleet.collect_marks(MARKS_BETWEEN_TICKS)).transpose()?;
+    let marks = timeline.zip(collector);
+    let load = Load::start(plans, timeline.map(|timeline| (timeline, fleet))).map_err(|e| {
         Failure::new(ErrorKind::OutOfMemory, format!("could not start threads: {e}"), "use less depth")
     })?;
     let bar = output.bar(times.warmup + times.duration);
     bar.set_prefix("warm-up");
     let begin = Instant::now();
-    let mut watch = Watch { fleet, load: &load, interrupt, timeline, heat: BTreeMap::new(), asked: begin };
+    let mut watch = Watch {
+        fleet,
+        load: &load,
+        interrupt,
+        timeline,
+        marks: marks.as_ref(),
+        heat: BTreeMap::new(),
+        asked: begin,
+    };
     while begin.elapsed() < times.warmup && watch.goes_on(times.warmup.saturating_sub(begin.elapsed())) {
         bar.set_position(millis(begin.elapsed()));
         bar.set_message(format!("{} of {:?}", seconds(begin.elapsed()), times.warmup));
@@ -235,6 +247,7 @@ pub fn measure(
     let (heat, gave_up) = (watch.heat, !load.is_alive());
     bar.set_prefix("drain");
     let mut served = load.finish();
+    take_marks(marks.as_ref());
     let mut tally = Tally::default();
     served.iter().for_each(|s| tally.merge(&s.tally));
     let error = served.iter_mut().find_map(|s| s.tally.error.take());
@@ -259,12 +272,20 @@ pub fn measure(
     })
 }
 
+/// What the fleet's callers marked goes into the timeline.
+fn take_marks(from: Option<&(&Timeline, MarkCollector)>) {
+    if let Some((timeline, collector)) = from {
+        timeline.marks_of_requests(collector.take());
+    }
+}
+
 /// What is looked at while the load runs.
 struct Watch<'a> {
     fleet: &'a Fleet,
     load: &'a Load,
     interrupt: &'a Interrupt,
     timeline: Option<&'a Timeline>,
+    marks: Option<&'a (&'a Timeline, MarkCollector)>,
     heat: BTreeMap<StickId, (Option<Heat>, Option<u8>)>,
     asked: Instant,
 }
@@ -274,6 +295,7 @@ impl Watch<'_> {
     fn goes_on(&self, at_most: Duration) -> bool {
         // The channel wakes at once on Ctrl-C; whether it was pressed is asked of the counter.
         let _ = self.interrupt.channel().recv_timeout(at_most.min(TICK));
+        take_marks(self.marks);
         !self.interrupt.is_pressed() && self.load.is_alive()
     }
 

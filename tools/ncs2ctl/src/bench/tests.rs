@@ -7,7 +7,7 @@ use clap::Parser;
 use ncs2::StickId;
 use ncs2::blob::Blob;
 use ncs2::pool::PoolStats;
-use ncs2::runtime::{FleetConfig, LoadOptions, StickState, StickStats};
+use ncs2::runtime::{FleetConfig, LoadOptions, StickState, StickStats, SubmitOptions};
 use ncs2::stats::Latency;
 use ncs2_device::{Engine, Timing};
 use serde_json::{Value, json};
@@ -23,6 +23,7 @@ use crate::cli::Cli;
 use crate::open::{Simulation, Sticks};
 use crate::output::Output;
 use crate::tensor::input;
+use crate::timeline::{About, Timeline};
 
 fn blob() -> Blob {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/data/models/squeezenet1_1_u8_s1.blob");
@@ -282,6 +283,59 @@ fn an_answer_that_is_not_the_reference_is_counted() {
         let (completed, mismatched) = (tally.completed() as f64, tally.mismatched as f64);
         assert_eq!(sent, tally.total_answered);
         assert!((mismatched - wrong * completed).abs() <= 2.0 * (wrong * (1.0 - wrong)), "{tally:?}");
+    }
+    opened.close().expect("it closes");
+}
+
+#[test]
+fn marks_of_requests_stand_in_the_timeline_beside_their_stages() {
+    let cli = Cli::parse_from(["ncs2ctl", "--sim", "1", "--timing", "zero", "list"]);
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/data/models/tiny_u8_s1.blob");
+    let blob = Blob::open(path).expect("committed");
+    let opened = Sticks::find(&cli.global, Engine::Hash).and_then(|s| s.open(FleetConfig::default()));
+    let opened = opened.expect("a virtual stick opens");
+    let fleet = &opened.fleet;
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("run.json");
+    let timeline = Timeline::create(&file, fleet.sticks().cloned().collect()).expect("created");
+    let collector = fleet.collect_marks(100_000).expect("nobody else collects");
+
+    let inputs = input::random(blob.graph(), 1, 1);
+    let wrong = vec![0; blob.graph().output_bytes];
+    let plan = Plan { inputs, references: Some(vec![wrong]), in_flight: 2, batch: 1, rate: None };
+    let graph = fleet.load(&blob, LoadOptions::default()).expect("it fits");
+    // Marks of its own, before the answer is there.
+    let ticket = graph.submit(graph.input().expect("memory"), SubmitOptions::default()).expect("a queue");
+    fleet.mark(ticket.id(), "by hand");
+    ticket.wait().expect("an answer");
+    let load = Load::start(vec![(graph, plan)], Some((&timeline, fleet))).expect("threads");
+    load.set_measuring(true);
+    while load.completed() < 20 {
+        std::thread::yield_now();
+    }
+    let answered = load.finish().remove(0).tally.total_answered;
+    timeline.marks_of_requests(collector.take());
+    let about = About { profile: Some("ncs2"), models: vec!["tiny"], config: json!({}) };
+    assert_eq!(timeline.finish(&about).expect("written"), answered);
+
+    let text = std::fs::read_to_string(&file).expect("written");
+    let document: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+    let events = document["traceEvents"].as_array().expect("list");
+    let marks =
+        |name: &str| events.iter().filter(|e| e["ph"] == "i" && e["name"] == *name).collect::<Vec<_>>();
+    let by_hand = marks("by hand");
+    assert_eq!(by_hand.len(), 1);
+    assert!(by_hand[0].get("args").is_none(), "its request is not in this timeline: {}", by_hand[0]);
+    let wrong = marks("wrong answer");
+    assert_eq!(wrong.len() as u64, answered, "every answer is another than the reference");
+    let numbers: std::collections::BTreeSet<_> =
+        wrong.iter().map(|e| e["args"]["request"].as_u64().expect("a number")).collect();
+    assert_eq!(numbers, (0..answered).collect(), "each mark is of a request of its own");
+    let end = |e: &&serde_json::Value| e["ts"].as_f64().expect("µs") + e["dur"].as_f64().unwrap_or(0.0);
+    for mark in &wrong {
+        let own = |e: &&serde_json::Value| e["ph"] == "X" && e["args"]["request"] == mark["args"]["request"];
+        let answered = events.iter().filter(own).map(|e| end(&e)).fold(0.0, f64::max);
+        assert!(end(mark) >= answered - 1.0, "marked {} µs, answered {answered} µs", end(mark));
     }
     opened.close().expect("it closes");
 }

@@ -10,6 +10,7 @@ use ncs2::sched::Policy;
 use ncs2::topology::PinPolicy;
 
 use super::{ImageArgs, OrderingArg, duration, positive, positive_duration};
+use crate::fallback::FallbackArgs;
 
 /// `bench`
 #[derive(Args, Debug)]
@@ -122,6 +123,9 @@ pub struct BenchArgs {
     /// Let --metrics-listen take an address that other computers reach
     #[arg(long, requires = "metrics_listen")]
     pub metrics_public: bool,
+    /// What stands in for sticks.
+    #[command(flatten)]
+    pub fallback: FallbackArgs,
 }
 
 /// `--depth`.

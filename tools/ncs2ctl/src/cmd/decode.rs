@@ -92,7 +92,9 @@ pub fn decode(output: &Output, args: &DecodeArgs) -> Result<Outcome> {
     } else {
         let mut text = String::new();
         for line in chosen {
-            text.push_str(&folded(&one_line(&line.to_string()), output.width()));
+            let line = one_line(&line.to_string());
+            // Into a file it goes as it is, so that it can be decoded again.
+            text.push_str(&if output.is_terminal() { folded(&line, output.width()) } else { line });
             text.push('\n');
         }
         output.text(&text)?;

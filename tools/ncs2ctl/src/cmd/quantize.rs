@@ -75,6 +75,22 @@ struct Body {
     /// Why a row is missing.
     left_out: Vec<String>,
     rows: Vec<Row>,
+    /// The models on this computer's CPU through OpenVINO: measured, never simulated.
+    cpu: Vec<CpuRow>,
+}
+
+/// One model on the CPU.
+#[derive(Serialize)]
+struct CpuRow {
+    name: &'static str,
+    weights: &'static str,
+    file_bytes: u64,
+    fps: f64,
+    p50_ms: f64,
+    max_error: f64,
+    cosine: f64,
+    top1: Option<f64>,
+    top5: Option<f64>,
 }
 
 /// What making the INT8 model plain did.
@@ -143,6 +159,9 @@ pub fn quantize(global: &Global, output: &Output, args: &QuantizeArgs) -> Result
             aside::write(out, &fs::read(&blob).map_err(|e| Failure::file(&blob, "read", &e))?)?;
         }
     }
+    let spinner = output.spinner("measuring this computer's CPU");
+    let cpu = cpu(args, &scratch.path().join("0.blob"));
+    spinner.finish_and_clear();
     let body = Body {
         simulated: global.sim.is_some(),
         model: args.model.display().to_string(),
@@ -150,6 +169,7 @@ pub fn quantize(global: &Global, output: &Output, args: &QuantizeArgs) -> Result
         facts: FACTS,
         left_out,
         rows,
+        cpu: cpu?,
     };
     if output.is_json() {
         output.document(&body)?;
@@ -271,6 +291,49 @@ fn row(global: &Global, output: &Output, args: &QuantizeArgs, variant: &Variant,
     })
 }
 
+/// The FP32 model, and the INT8 one as it is, by what computes where there is no stick. `blob` says what they take.
+#[cfg(feature = "openvino")]
+fn cpu(args: &QuantizeArgs, blob: &Path) -> Result<Vec<CpuRow>> {
+    use crate::check::{Score, speed};
+    use crate::vendor_compiler::source::Changes;
+
+    let blob = ncs2::blob::Blob::open(blob)?;
+    let graph = blob.graph();
+    let inputs = match &args.dataset {
+        Some(folder) => super::check::dataset(graph, folder, &crate::cli::ImageArgs::default())?,
+        None => crate::tensor::input::random(graph, 0, args.random.unwrap_or(1) as usize),
+    };
+    let changes = Changes { mean: &args.mean, scale: &args.scale, ..Changes::default() };
+    let models: Vec<&Path> = std::iter::once(args.model.as_path()).chain(args.int8.as_deref()).collect();
+    let timed = speed::measure(&models, &changes, graph, &inputs, args.duration)?;
+    let names = [("the model", "FP32"), ("the INT8 model", "INT8")];
+    let row = |((name, weights), timed): ((&'static str, &'static str), &speed::Timed)| {
+        let of = |figure: fn(&Score) -> f64| timed.scores.iter().map(figure);
+        let share = |count: fn(&Score) -> Option<usize>| {
+            let lists = timed.scores.iter().filter(|s| s.lists > 0);
+            lists.filter_map(|s| Some(count(s)? as f64 / s.lists as f64)).reduce(f64::min)
+        };
+        CpuRow {
+            name,
+            weights,
+            file_bytes: timed.file_bytes,
+            fps: timed.fps,
+            p50_ms: timed.latency.quantile(0.5).as_secs_f64() * 1e3,
+            max_error: of(|s| s.max_error).fold(0.0, f64::max),
+            cosine: of(|s| s.cosine).fold(1.0, f64::min),
+            top1: share(|s| Some(s.top1)),
+            top5: share(|s| s.top5),
+        }
+    };
+    Ok(names.into_iter().zip(&timed).map(row).collect())
+}
+
+/// Without OpenVINO `check` has failed before.
+#[cfg(not(feature = "openvino"))]
+fn cpu(_args: &QuantizeArgs, _blob: &Path) -> Result<Vec<CpuRow>> {
+    Ok(Vec::new())
+}
+
 fn path(path: &Path) -> Result<String> {
     path.to_str().map(str::to_owned).ok_or_else(|| {
         Failure::usage(
@@ -381,6 +444,24 @@ fn text(output: &Output, body: &Body) -> String {
     }
     text.push_str(&output.lines(&table));
     text.push('\n');
+    let headings =
+        ["on this CPU", "weights", "file", "fps", "p50 ms", "max error", "cosine", "top-1", "top-5"];
+    let mut table = output.table(&headings, &["on this CPU", "weights"]);
+    for row in &body.cpu {
+        table.add_row([
+            row.name.to_owned(),
+            row.weights.to_owned(),
+            bytes(row.file_bytes),
+            format!("{:.1}", row.fps),
+            format!("{:.2}", row.p50_ms),
+            format!("{:.2e}", row.max_error),
+            format!("{:.6}", row.cosine),
+            share(row.top1),
+            share(row.top5),
+        ]);
+    }
+    text.push_str(&output.lines(&table));
+    text.push_str("  measured on this computer through OpenVINO, as --fallback openvino runs it\n\n");
     let mut line =
         |said: &str| text.push_str(&format!("  {}\n", wrap(&one_line(said), output.width() - 2, "  ")));
     if let Some(int8) = &body.int8 {

@@ -1,5 +1,6 @@
 //! Collecting: fixed records into an unnamed file.
 
+use std::collections::HashSet;
 use std::fs::File;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -8,15 +9,16 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use ncs2::StickId;
+use ncs2::runtime::{Mark, Marks, RequestId};
 use ncs2::stats::StageTimes;
 use parking_lot::Mutex;
 
-use super::write::{self, About};
+use super::write::{self, About, Names};
 use crate::aside;
 use crate::failure::{Failure, Result};
 
 /// Bytes of one record.
-pub(super) const RECORD_BYTES: usize = 72;
+pub(super) const RECORD_BYTES: usize = 80;
 /// A lane hands over so many records at once, or what it has after so long: order in the file is then nearly that of time.
 const LANE_RECORDS: usize = 1024;
 const LANE_TIME_NS: u64 = 100_000_000;
@@ -45,9 +47,13 @@ pub(super) struct Record {
     pub(super) model: u16,
     /// Number of the request, from 0.
     pub(super) request: u64,
+    /// The fleet's name for it; [`NO_NAME`] where it has none.
+    pub(super) name: u64,
     pub(super) what: What,
 }
 
+/// Of no request.
+pub(super) const NO_NAME: u64 = u64::MAX;
 /// No level was told.
 const NO_LEVEL: u8 = u8::MAX;
 
@@ -71,6 +77,7 @@ impl Record {
         for (at, time) in times.iter().enumerate() {
             bytes[24 + 8 * at..32 + 8 * at].copy_from_slice(&time.to_le_bytes());
         }
+        bytes[72..80].copy_from_slice(&self.name.to_le_bytes());
         bytes
     }
 
@@ -85,7 +92,14 @@ impl Record {
             2 => What::Heat { celsius: f32::from_bits(times[0] as u32), level },
             _ => What::Mark(times[0] as u32),
         };
-        Record { start_ns: word(16), stick: short(2), model: short(4), request: word(8), what }
+        Record {
+            start_ns: word(16),
+            stick: short(2),
+            model: short(4),
+            request: word(8),
+            name: word(72),
+            what,
+        }
     }
 }
 
@@ -102,9 +116,22 @@ struct Spill {
     error: Option<io::Error>,
     marks: Vec<String>,
     marks_left_out: u64,
+    /// Names of requests that have marks.
+    marked: HashSet<u64>,
 }
 
 impl Spill {
+    fn mark(&mut self, start_ns: u64, name: u64, event: String) {
+        if self.marks.len() >= MAX_MARKS {
+            self.marks_left_out += 1;
+            return;
+        }
+        let what = What::Mark(self.marks.len() as u32);
+        self.marks.push(event);
+        self.marked.extend((name != NO_NAME).then_some(name));
+        self.append(&Record { start_ns, stick: 0, model: 0, request: 0, name, what }.to_bytes());
+    }
+
     fn append(&mut self, bytes: &[u8]) {
         if self.error.is_none()
             && let Err(error) = self.file.write_all(bytes)
@@ -118,6 +145,15 @@ impl Spill {
 pub struct Timeline {
     path: PathBuf,
     shared: Arc<Shared>,
+}
+
+/// A request on its way.
+#[derive(Clone, Copy, Debug)]
+pub struct Sent {
+    /// When it was submitted.
+    pub at: Instant,
+    /// The fleet's name for it.
+    pub id: RequestId,
 }
 
 /// One thread's end of it. What it holds is handed over when it goes.
@@ -136,7 +172,7 @@ impl Timeline {
         aside::check(path)?;
         let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
         let file = tempfile::tempfile_in(folder).map_err(|e| Failure::file(path, "write", &e))?;
-        let spill = Spill { file, error: None, marks: Vec::new(), marks_left_out: 0 };
+        let spill = Spill { file, error: None, marks: Vec::new(), marks_left_out: 0, marked: HashSet::new() };
         let shared =
             Shared { epoch: Instant::now(), sticks, requests: AtomicU64::new(0), spill: Mutex::new(spill) };
         Ok(Timeline { path: path.to_owned(), shared: Arc::new(shared) })
@@ -158,22 +194,26 @@ impl Timeline {
     /// A stick's temperature now.
     pub fn heat(&self, stick: &StickId, celsius: f32, level: Option<u8>) {
         let (start_ns, stick) = (self.now_ns(), self.shared.number_of(stick));
-        let record = Record { start_ns, stick, model: 0, request: 0, what: What::Heat { celsius, level } };
+        let what = What::Heat { celsius, level };
+        let record = Record { start_ns, stick, model: 0, request: 0, name: NO_NAME, what };
         self.shared.spill.lock().append(&record.to_bytes());
     }
 
     /// Something that happened now, with a name.
     pub fn mark(&self, name: &str) {
         let start_ns = self.now_ns();
+        self.shared.spill.lock().mark(start_ns, NO_NAME, name.to_owned());
+    }
+
+    /// What callers of the fleet marked with [`ncs2::Fleet::mark`].
+    pub fn marks_of_requests(&self, marks: Marks) {
+        let now_ns = self.now_ns();
         let mut spill = self.shared.spill.lock();
-        if spill.marks.len() >= MAX_MARKS {
-            spill.marks_left_out += 1;
-            return;
+        spill.marks_left_out += marks.dropped;
+        for Mark { at, request, event } in marks.marks {
+            let ago = nanos(marks.now.saturating_sub(at));
+            spill.mark(now_ns.saturating_sub(ago), request.as_u64(), event);
         }
-        let what = What::Mark(spill.marks.len() as u32);
-        spill.marks.push(name.to_owned());
-        let record = Record { start_ns, stick: 0, model: 0, request: 0, what };
-        spill.append(&record.to_bytes());
     }
 
     /// Writes the file. All lanes are to be gone by then. The number of requests in it.
@@ -186,10 +226,9 @@ impl Timeline {
         if let Some(error) = spill.error.take() {
             return Err(failed(error));
         }
-        let Spill { file, marks, marks_left_out, .. } = &mut *spill;
-        aside::write_with(&self.path, |out| {
-            write::write(file, &self.shared.sticks, marks, *marks_left_out, about, out)
-        })?;
+        let Spill { file, marks, marks_left_out, marked, .. } = &mut *spill;
+        let marks = Names { events: marks, left_out: *marks_left_out, marked };
+        aside::write_with(&self.path, |out| write::write(file, &self.shared.sticks, &marks, about, out))?;
         Ok(self.shared.requests.load(Ordering::Relaxed))
     }
 }
@@ -202,22 +241,25 @@ impl Shared {
 }
 
 impl Lane {
-    /// An inference of network `model` that was submitted at `submitted` and answered by `stick`.
-    pub fn request(&mut self, submitted: Instant, stick: &StickId, model: u16, times: &StageTimes) {
+    /// An inference of network `model` that was submitted as `sent` says and answered by `stick`.
+    pub fn request(&mut self, sent: Sent, stick: &StickId, model: u16, times: &StageTimes) {
         let stick = self.shared.number_of(stick);
-        self.push(submitted, stick, model, What::Request(times.as_array()));
+        self.push(sent, stick, model, What::Request(times.as_array()));
     }
 
     /// One that ended in an error now.
-    pub fn failed(&mut self, submitted: Instant, model: u16) {
+    pub fn failed(&mut self, sent: Sent, model: u16) {
         let stick = u16::try_from(self.shared.sticks.len()).unwrap_or(u16::MAX);
-        self.push(submitted, stick, model, What::Failed(nanos(submitted.elapsed())));
+        self.push(sent, stick, model, What::Failed(nanos(sent.at.elapsed())));
     }
 
-    fn push(&mut self, submitted: Instant, stick: u16, model: u16, what: What) {
+    fn push(&mut self, sent: Sent, stick: u16, model: u16, what: What) {
+        let Sent { at: submitted, id } = sent;
         let start_ns = nanos(submitted.saturating_duration_since(self.shared.epoch));
         let request = self.shared.requests.fetch_add(1, Ordering::Relaxed);
-        self.buffer.extend_from_slice(&Record { start_ns, stick, model, request, what }.to_bytes());
+        self.buffer.extend_from_slice(
+            &Record { start_ns, stick, model, request, name: id.as_u64(), what }.to_bytes(),
+        );
         let full = self.buffer.len() >= LANE_RECORDS * RECORD_BYTES;
         if full || start_ns.saturating_sub(self.handed_over_ns) >= LANE_TIME_NS {
             self.hand_over();
@@ -249,7 +291,8 @@ mod tests {
 
     #[test]
     fn records_come_back_as_they_went() {
-        let base = Record { start_ns: 7, stick: 3, model: 2, request: 1 << 40, what: What::Mark(9) };
+        let base =
+            Record { start_ns: 7, stick: 3, model: 2, request: 1 << 40, name: 1 << 50, what: What::Mark(9) };
         for what in [
             What::Request([1, 2, 3, 4, 5, u64::MAX]),
             What::Failed(77),

@@ -4,7 +4,7 @@
 //! are microseconds since the run began.
 
 use std::cmp::Reverse;
-use std::collections::BinaryHeap;
+use std::collections::{BinaryHeap, HashMap, HashSet};
 use std::fs::File;
 use std::io::{self, BufReader, Read, Seek, SeekFrom, Write};
 
@@ -56,9 +56,21 @@ impl Ord for Waiting {
     }
 }
 
+/// What was marked.
+pub(super) struct Names<'a> {
+    /// Words, by number.
+    pub(super) events: &'a [String],
+    /// Marks for which there was no room.
+    pub(super) left_out: u64,
+    /// Requests that have marks, by the fleet's names.
+    pub(super) marked: &'a HashSet<u64>,
+}
+
 struct Writer<'a, W> {
     out: &'a mut W,
     marks: &'a [String],
+    /// Numbers of the requests that have marks, by the fleet's names.
+    numbers: HashMap<u64, u64>,
     /// Per stick, when each line is free again.
     lines: Vec<Vec<u64>>,
 }
@@ -67,8 +79,7 @@ struct Writer<'a, W> {
 pub(super) fn write(
     spill: &mut File,
     sticks: &[StickId],
-    marks: &[String],
-    marks_left_out: u64,
+    marks: &Names<'_>,
     about: &About<'_>,
     out: &mut impl Write,
 ) -> io::Result<()> {
@@ -79,7 +90,7 @@ pub(super) fn write(
         "sticks": sticks.iter().map(StickId::as_str).collect::<Vec<_>>(),
         "models": about.models,
         "config": about.config,
-        "marks_left_out": marks_left_out,
+        "marks_left_out": marks.left_out,
     });
     write!(out, "{{\"displayTimeUnit\":\"ms\",\n\"otherData\":{other},\n\"traceEvents\":[\n")?;
     let process = |pid: usize, name: String| json!({"ph": "M", "name": "process_name", "pid": pid, "args": {"name": one_line(&name)}});
@@ -89,19 +100,22 @@ pub(super) fn write(
         write!(out, ",\n{}", process(at + 1, format!("{stick}{simulated}")))?;
     }
 
-    spill.seek(SeekFrom::Start(0))?;
-    let mut records = BufReader::with_capacity(1 << 16, spill);
-    let mut writer = Writer { out, marks, lines: vec![Vec::new(); sticks.len() + 1] };
-    let mut waiting: BinaryHeap<Reverse<Waiting>> = BinaryHeap::with_capacity(WINDOW + 1);
-    let mut bytes = [0; RECORD_BYTES];
-    let mut arrived = 0;
-    loop {
-        match records.read_exact(&mut bytes) {
-            Ok(()) => {}
-            Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => break,
-            Err(e) => return Err(e),
+    let mut numbers = HashMap::new();
+    if !marks.marked.is_empty() {
+        // A mark often comes before its request has a number, so the numbers are looked for first.
+        let mut records = Records::new(spill)?;
+        while let Some(record) = records.next()? {
+            if !matches!(record.what, What::Mark(_)) && marks.marked.contains(&record.name) {
+                numbers.insert(record.name, record.request);
+            }
         }
-        let record = Record::from_bytes(&bytes);
+    }
+    let mut records = Records::new(spill)?;
+    let lines = vec![Vec::new(); sticks.len() + 1];
+    let mut writer = Writer { out, marks: marks.events, numbers, lines };
+    let mut waiting: BinaryHeap<Reverse<Waiting>> = BinaryHeap::with_capacity(WINDOW + 1);
+    let mut arrived = 0;
+    while let Some(record) = records.next()? {
         waiting.push(Reverse(Waiting(record.start_ns, arrived, record)));
         arrived += 1;
         if waiting.len() > WINDOW
@@ -114,6 +128,25 @@ pub(super) fn write(
         writer.event(&record)?;
     }
     writer.out.write_all(b"\n]}\n")
+}
+
+/// The records of a spill, from the first.
+struct Records<'a>(BufReader<&'a mut File>);
+
+impl<'a> Records<'a> {
+    fn new(spill: &'a mut File) -> io::Result<Self> {
+        spill.seek(SeekFrom::Start(0))?;
+        Ok(Records(BufReader::with_capacity(1 << 16, spill)))
+    }
+
+    fn next(&mut self) -> io::Result<Option<Record>> {
+        let mut bytes = [0; RECORD_BYTES];
+        match self.0.read_exact(&mut bytes) {
+            Ok(()) => Ok(Some(Record::from_bytes(&bytes))),
+            Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => Ok(None),
+            Err(e) => Err(e),
+        }
+    }
 }
 
 impl<W: Write> Writer<'_, W> {
@@ -170,7 +203,10 @@ impl<W: Write> Writer<'_, W> {
             }
             What::Mark(name) => {
                 let name = self.marks.get(name as usize).map_or("?", String::as_str);
-                let event = json!({"ph": "i", "s": "g", "name": one_line(name), "pid": 0, "tid": 0});
+                let mut event = json!({"ph": "i", "s": "g", "name": one_line(name), "pid": 0, "tid": 0});
+                if let Some(number) = self.numbers.get(&record.name) {
+                    event["args"] = json!({"request": number});
+                }
                 // The time goes in as the others do, not as a float that JSON rounds its own way.
                 let event = event.to_string();
                 write!(self.out, ",\n{},\"ts\":{start}}}", event.strip_suffix('}').unwrap_or(&event))

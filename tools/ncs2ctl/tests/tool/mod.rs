@@ -48,7 +48,9 @@ pub fn run(args: &[&str]) -> Ran {
         stderr: text(output.stderr),
     };
     assert!(!ran.stdout.contains('\x1b') && !ran.stderr.contains('\x1b'), "{args:?}: ANSI");
-    if !args.contains(&"--json") && !args.contains(&"man") && !args.contains(&"completions") {
+    // What `decode` prints into a pipe is the capture itself; on a terminal it is folded.
+    let exempt = ["--json", "man", "completions", "decode"];
+    if !exempt.iter().any(|word| args.contains(word)) {
         for line in ran.stdout.lines() {
             assert!(columns(line) <= 120, "{args:?}: {} columns: {line}", columns(line));
         }
