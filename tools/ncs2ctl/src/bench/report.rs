@@ -276,7 +276,7 @@ pub struct Stand {
     pub name: String,
     pub completed: u64,
     pub fps: f64,
-    pub latency_ms: Millis,
+    pub latency_ms: Percentiles,
 }
 
 #[derive(Debug, Serialize)]
@@ -379,7 +379,7 @@ impl Report {
                 name: id.to_string(),
                 completed: tally.completed,
                 fps: round(per_second(tally.completed)),
-                latency_ms: Millis::of(&tally.latency),
+                latency_ms: Percentiles::millis(&tally.latency),
             }),
             cache: cache(&measured.sticks),
             pool: pool(&measured.sticks),
