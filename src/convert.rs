@@ -7,6 +7,8 @@
 
 use half::f16;
 
+pub mod layout;
+pub mod recipe;
 mod scalar;
 #[cfg(target_arch = "x86_64")]
 mod x86;

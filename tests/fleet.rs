@@ -4,8 +4,14 @@
 mod common;
 #[path = "fleet/faults.rs"]
 mod faults;
+#[path = "fleet/files.rs"]
+mod files;
+#[path = "fleet/process.rs"]
+mod process;
 #[path = "fleet/refusals.rs"]
 mod refusals;
+#[path = "fleet/socket.rs"]
+mod socket;
 #[path = "fleet/speed.rs"]
 mod speed;
 

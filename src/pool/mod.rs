@@ -19,8 +19,9 @@ use std::time::Duration;
 use parking_lot::{Condvar, Mutex, RwLock};
 
 use crate::error::{Error, ErrorKind};
-use crate::transport::Buffer;
+use crate::transport::{Buffer, HostMemoryTally};
 
+pub use crate::transport::HostMemory;
 pub use host::{DEFAULT_CEILING_BYTES, ceiling_for_host};
 
 /// Smallest size class, bytes.
@@ -60,6 +61,12 @@ pub struct PoolStats {
     pub misses: u64,
     /// Leases refused, at once or after waiting.
     pub refused: u64,
+    /// Of the bytes held, those that the kernel keeps out of swap.
+    pub locked_bytes: usize,
+    /// Of the bytes held, those that it was asked to lay on huge pages.
+    pub huge_bytes: usize,
+    /// How often it refused either.
+    pub memory_refusals: u64,
 }
 
 /// The pool has no room: which pool, what was asked, what is in use.
@@ -102,6 +109,8 @@ struct Inner {
     starved: AtomicBool,
     waker: OnceLock<Waker>,
     source: RwLock<Option<Source>>,
+    memory: HostMemory,
+    tally: Arc<HostMemoryTally>,
 }
 
 struct State {
@@ -194,6 +203,11 @@ impl State {
 impl Pool {
     /// An empty pool that holds at most `ceiling_bytes`. `name` is for messages: the stick's.
     pub fn new(name: impl Into<String>, ceiling_bytes: usize) -> Self {
+        Self::with_memory(name, ceiling_bytes, HostMemory::default())
+    }
+
+    /// As [`Pool::new`], asking for such memory where it allocates.
+    pub fn with_memory(name: impl Into<String>, ceiling_bytes: usize, memory: HostMemory) -> Self {
         Pool(Arc::new(Inner {
             name: name.into(),
             state: Mutex::new(State {
@@ -206,6 +220,8 @@ impl Pool {
             starved: AtomicBool::new(false),
             waker: OnceLock::new(),
             source: RwLock::new(None),
+            memory,
+            tally: Arc::default(),
         }))
     }
 
@@ -270,7 +286,7 @@ impl Pool {
         let (buffer, stale) = match (given, kept) {
             (Some(given), _) => given,
             (None, Some(kept)) => (kept, true),
-            (None, None) => (Buffer::zeroed(size), false),
+            (None, None) => (Buffer::zeroed_with(size, self.0.memory, &self.0.tally), false),
         };
         Lease { pool: self.clone(), buffer: Some(buffer), len, size, purpose, stale, mapped }
     }
@@ -319,7 +335,13 @@ impl Pool {
 
     /// Counters and sizes now.
     pub fn stats(&self) -> PoolStats {
-        self.0.state.lock().stats
+        let tally = &self.0.tally;
+        PoolStats {
+            locked_bytes: tally.locked_bytes(),
+            huge_bytes: tally.huge_bytes(),
+            memory_refusals: tally.refused(),
+            ..self.0.state.lock().stats
+        }
     }
 
     fn give_back(&self, buffer: Option<Buffer>, size: usize, len: usize, purpose: Use, mapped: bool) {

@@ -7,9 +7,10 @@ use super::fallback::Fallback;
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::StickId;
 use crate::pipeline::MAX_INSTANCES;
-use crate::pool::DEFAULT_CEILING_BYTES;
+use crate::pool::{DEFAULT_CEILING_BYTES, HostMemory};
 use crate::sched::{Guards, HeatConfig, NORMAL_PRIORITY, Policy, SchedConfig};
 use crate::stick::Ordering;
+use crate::topology::PinPolicy;
 
 /// Called with a stick's name and its degrees Celsius when it becomes warmer than the limit; not on a stick's thread.
 #[derive(Clone)]
@@ -57,6 +58,13 @@ pub struct FleetConfig {
     /// Most host memory per stick for inputs and outputs, bytes; all sticks together take at most a quarter of what
     /// the machine has free at open.
     pub pool_bytes: usize,
+    /// Keep the memory of inputs and outputs out of swap (`mlock`), ask for huge pages; [`crate::pool::PoolStats`] says
+    /// what came of it.
+    pub host_memory: HostMemory,
+    /// Where the fleet's threads run.
+    pub pin: PinPolicy,
+    /// Threads that convert inputs and outputs of [`super::Graph::process`]; 0 lets the fleet choose.
+    pub workers: usize,
     /// Tell other processes of this user the counters, at a socket in the runtime folder
     /// ([`super::stats_socket`]). Where that cannot be, the fleet works without.
     pub stats_socket: bool,
@@ -79,6 +87,9 @@ impl Default for FleetConfig {
             wait_timeout: Duration::from_secs(60),
             job_timeout: Duration::from_secs(30),
             pool_bytes: DEFAULT_CEILING_BYTES,
+            host_memory: HostMemory::default(),
+            pin: PinPolicy::None,
+            workers: 0,
             stats_socket: true,
         }
     }

@@ -18,6 +18,8 @@ use super::jobs::JobTable;
 use super::keeper::Bell;
 use super::mark::MarkRing;
 use super::ticket::Slots;
+use super::workers::Workers;
+use crate::cache::HostKeys;
 use crate::clock::{Clock, Instant, Monotonic};
 use crate::error::{Error, ErrorKind};
 use crate::id::StickId;
@@ -46,6 +48,12 @@ pub(super) struct Shared {
     pub(super) next_pool: AtomicUsize,
     /// The callers' own events.
     pub(super) marks: MarkRing,
+    /// CPUs of the sticks' threads; empty where the kernel chooses.
+    pub(super) reactor_cpus: Vec<usize>,
+    /// Content of files that were loaded by name.
+    pub(super) files: Mutex<HostKeys>,
+    /// Stages 1 and 5 of requests that come as numbers.
+    pub(super) workers: Workers,
 }
 
 /// One stick, as other threads than its own see it.

@@ -1,5 +1,6 @@
 //! All sticks as one: bring-up, statistics, close.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::thread::JoinHandle;
@@ -11,6 +12,7 @@ use parking_lot::{Condvar, Mutex};
 use super::advice::{Advice, advise};
 use super::config::{FleetConfig, LoadOptions};
 use super::core::{CLOSE_GRACE, Core, Phase, Record, Shared, StickShared, cancelled};
+use super::files;
 use super::graph::{self, Graph};
 use super::inbox::{Command, Inbox};
 use super::keeper::{self, Bell, Calls};
@@ -20,14 +22,20 @@ use super::stats_document::{GraphSummary, document};
 use super::stats_socket::{self, StatsSocket};
 use super::ticket::{RequestId, Slots};
 use super::worker::Worker;
+use super::workers::Workers;
 use super::{FleetStats, StickState};
 use crate::blob::Blob;
+use crate::cache::HostKeys;
 use crate::clock::{Clock, Monotonic};
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::StickId;
 use crate::pool::{Pool, ceiling_for_host};
 use crate::sched::{Event, GraphNo, Policy};
+use crate::topology::{self, PinPolicy, Placement, Topology, pin_current_thread};
 use crate::transport::{Port, Reactor, ReactorKind};
+
+/// Files whose content is remembered: more than a stick holds graphs.
+const KNOWN_FILES: usize = 64;
 
 /// Assembles a fleet.
 #[derive(Default)]
@@ -75,6 +83,7 @@ impl FleetBuilder {
         };
         let clock = Arc::new(Monotonic::new());
         let ceiling = ceiling_for_host(config.pool_bytes, ports.len());
+        let placement = placement(&config.pin, &ports)?;
         let detected = ReactorKind::detect();
         let kind = detected.kind;
         if let Some(why) = detected.why_not {
@@ -89,7 +98,12 @@ impl FleetBuilder {
             // A reactor lives on its thread; its waker is needed here. A thread whose start never comes ends.
             let (waker_to, waker_from) = bounded(1);
             let (start_to, start_from) = bounded::<Arc<Shared>>(1);
+            let cpus = placement.reactor.clone();
             let thread = std::thread::Builder::new().name(format!("ncs2-{id}")).spawn(move || {
+                // Checked before; a CPU that went meanwhile is no reason to fail.
+                if let Err(error) = pin_current_thread(&cpus) {
+                    tracing::warn!("{error}");
+                }
                 let reactor = match Reactor::new(kind) {
                     Ok(reactor) => reactor,
                     Err(error) => return drop(waker_to.send(Err(error))),
@@ -102,7 +116,7 @@ impl FleetBuilder {
             threads.push(Some(thread.map_err(system)?));
             let gone = |_| std::io::Error::other("the stick's thread ended at once");
             let inbox = Arc::new(Inbox::new(waker_from.recv().map_err(gone).flatten().map_err(system)?));
-            let pool = Pool::new(id.as_str(), ceiling);
+            let pool = Pool::with_memory(id.as_str(), ceiling, config.host_memory);
             let bell = inbox.clone();
             pool.on_release(move || bell.kick());
             starts.push(start_to);
@@ -120,6 +134,9 @@ impl FleetBuilder {
             changed: Condvar::new(),
             next_pool: AtomicUsize::new(0),
             marks: MarkRing::default(),
+            reactor_cpus: placement.reactor,
+            files: Mutex::new(HostKeys::new(KNOWN_FILES)),
+            workers: Workers::new(config.workers, placement.workers),
             config,
         });
         for start in starts {
@@ -140,6 +157,24 @@ impl FleetBuilder {
         fleet.serve_stats();
         Ok(fleet)
     }
+}
+
+/// CPUs for the fleet's threads, those near the sticks' controllers first.
+fn placement(policy: &PinPolicy, ports: &[Port]) -> Result<Placement> {
+    match policy {
+        PinPolicy::None => return Ok(Placement::default()),
+        PinPolicy::Cpus(cpus) => {
+            let allowed = topology::allowed_cpus();
+            if let Some(cpu) = cpus.iter().find(|cpu| !allowed.contains(cpu)) {
+                let detail = format!("CPU {cpu} is not ours to use: name some of {allowed:?}");
+                return Err(Error::new(ErrorKind::InvalidInput, "pin threads").detail(detail));
+            }
+        }
+        PinPolicy::Auto => {}
+    }
+    let real = ports.iter().filter(|port| port.profile().is_none());
+    let near: Vec<usize> = real.flat_map(|port| topology::cpus_near_usb(port.id().as_str())).collect();
+    Ok(Topology::detect().place(policy, &near))
 }
 
 /// All sticks as one. Cheap to clone; the last clone that goes closes the sticks, without waiting for requests.
@@ -203,6 +238,15 @@ impl Fleet {
         graph::load(&self.0.shared, std::slice::from_ref(blob), options)
     }
 
+    /// As [`Fleet::load`], for a blob by its path. Where this very file (device, inode, size and time of change) was loaded
+    /// before and its graph is still on a stick, nothing is read.
+    ///
+    /// # Errors
+    /// As [`Blob::open`] and [`Fleet::load`].
+    pub fn load_file(&self, path: &Path, options: LoadOptions) -> Result<Graph> {
+        self.load(&files::open(&self.0.shared, path)?, options)
+    }
+
     /// As [`Fleet::load`], with one network compiled for several batch sizes. Requests are for the smallest; the fleet lays
     /// waiting ones together where the larger size is measured to be faster, and takes the answers apart.
     ///
@@ -241,6 +285,11 @@ impl Fleet {
     /// Names of all sticks, in the order of the ports.
     pub fn sticks(&self) -> impl Iterator<Item = &StickId> {
         self.0.shared.sticks.iter().map(|s| &s.id)
+    }
+
+    /// CPUs that the sticks' threads run on; empty where the kernel chooses.
+    pub fn reactor_cpus(&self) -> &[usize] {
+        &self.0.shared.reactor_cpus
     }
 
     /// Lets other processes read the counters. A fleet works without, so it only says why not.

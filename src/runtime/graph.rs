@@ -9,7 +9,7 @@ use super::core::{Core, Phase, Shared, number};
 use super::failure::Cause;
 use super::graphs::{GraphEntry, Presence, key_of};
 use super::jobs::Waiting;
-use super::ticket::{Output, Ticket};
+use super::ticket::{Output, Ticket, Worked};
 use crate::blob::Blob;
 use crate::clock::{Clock, Instant};
 use crate::error::{Error, ErrorKind, Result};
@@ -155,7 +155,7 @@ impl Graph {
     /// `QueueFull` or `DeadlineExceeded` when there was no room in time, and when no stick is left what the first
     /// one died of.
     pub fn submit(&self, input: InputLease, options: SubmitOptions) -> Result<Ticket> {
-        self.enqueue(input, &options, true).map_err(|(error, _)| error)
+        self.enqueue(input, &options, true, None).map_err(|(error, _)| error)
     }
 
     /// As [`Graph::submit`], but hands the input back with `QueueFull` instead of waiting.
@@ -169,7 +169,22 @@ impl Graph {
         input: InputLease,
         options: SubmitOptions,
     ) -> Result<Ticket, (Error, InputLease)> {
-        self.enqueue(input, &options, false)
+        self.enqueue(input, &options, false, None)
+    }
+
+    /// As [`Graph::submit`], for a worker that took the request at `submitted`.
+    pub(super) fn submit_prepared(
+        &self,
+        input: InputLease,
+        options: &SubmitOptions,
+        submitted: Instant,
+        worked: Worked,
+    ) -> Result<Ticket> {
+        self.enqueue(input, options, true, Some((submitted, worked))).map_err(|(error, _)| error)
+    }
+
+    pub(super) fn shared(&self) -> &Arc<Shared> {
+        &self.0.shared
     }
 
     /// Copies `input` (the whole element), runs, waits.
@@ -188,6 +203,7 @@ impl Graph {
         mut input: InputLease,
         options: &SubmitOptions,
         may_wait: bool,
+        prepared: Option<(Instant, Worked)>,
     ) -> Result<Ticket, (Error, InputLease)> {
         let op = "submit";
         let shared = &self.0.shared;
@@ -207,13 +223,14 @@ impl Graph {
             },
         };
         input.clear_if_stale();
-        let submitted = shared.clock.now();
+        let now = shared.clock.now();
+        let (submitted, worked) = prepared.unwrap_or((now, Worked::default()));
         let deadline = options.deadline.map(|d| submitted + d);
         let wait_until = if may_wait {
-            let longest = submitted + shared.config.wait_timeout;
+            let longest = now + shared.config.wait_timeout;
             deadline.map_or(longest, |d| d.min(longest))
         } else {
-            submitted
+            now
         };
         let mut core = shared.core.lock();
         if let Err(error) = self.wait_for_room(&mut core, pinned, deadline, wait_until) {
@@ -224,7 +241,7 @@ impl Graph {
         let graph = self.0.no;
         let mut ticket = None;
         let job = core.jobs.insert(graph, |id| {
-            let (caller, tag) = shared.slots.open(id, deadline);
+            let (caller, tag) = shared.slots.open(id, deadline, worked);
             ticket = Some(caller);
             Waiting { tag, graph, pinned, input: lease, submitted }
         });
@@ -243,7 +260,7 @@ impl Graph {
             deadline: deadline.unwrap_or(Instant::FAR_FUTURE),
             stick: pinned.map(number),
         };
-        core.tell(Event::Arrived { job, spec }, submitted);
+        core.tell(Event::Arrived { job, spec }, now);
         let rings = shared.carry_out(&mut core);
         drop(core);
         shared.ring(rings);

@@ -50,6 +50,8 @@ impl State {
 enum Then {
     /// The outcome goes to this function, on the thread for callbacks.
     Call(Box<dyn FnOnce(Result<Output>) + Send>),
+    /// The outcome goes to this function at once, on the thread that has it and under the slot's lock: it must only pass it on.
+    Post(Box<dyn FnOnce(Result<Output>) + Send>),
     /// A future is to be polled again.
     #[cfg(feature = "async")]
     Wake(std::task::Waker),
@@ -109,6 +111,10 @@ impl Slots {
                 self.calls.run(Box::new(move || call(outcome)));
                 (None, None)
             }
+            Some(Then::Post(post)) => {
+                post(outcome);
+                (None, None)
+            }
             #[cfg(feature = "async")]
             Some(Then::Wake(waker)) => {
                 state.outcome = Some(outcome);
@@ -124,7 +130,12 @@ impl Slots {
     }
 
     /// Both sides of a new request.
-    pub(super) fn open(self: &Arc<Self>, id: JobId, deadline: Option<Instant>) -> (Ticket, JobTag) {
+    pub(super) fn open(
+        self: &Arc<Self>,
+        id: JobId,
+        deadline: Option<Instant>,
+        worked: Worked,
+    ) -> (Ticket, JobTag) {
         let kept = self.free.lock().pop();
         let slot = match kept {
             Some(slot) => {
@@ -139,7 +150,7 @@ impl Slots {
             }),
         };
         let ticket = Ticket { id, slot: Some(slot.clone()), slots: self.clone() };
-        (ticket, JobTag { id, slot: Some(slot), slots: self.clone(), deadline })
+        (ticket, JobTag { id, slot: Some(slot), slots: self.clone(), deadline, worked })
     }
 
     /// One party leaves.
@@ -160,6 +171,15 @@ impl Slots {
     }
 }
 
+/// What the fleet's workers have to do with a request; nothing, for one that came as an element.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Worked {
+    /// Time of stage 1.
+    pub(super) prepare_ns: u64,
+    /// They do stage 5, and record the times when it is over.
+    pub(super) finish_later: bool,
+}
+
 /// The job's side of a request. It must be ended: one that is dropped tells its caller that the library lost it.
 pub(super) struct JobTag {
     /// The scheduler's name for it.
@@ -168,6 +188,7 @@ pub(super) struct JobTag {
     slots: Arc<Slots>,
     /// The caller's limit.
     pub(super) deadline: Option<Instant>,
+    pub(super) worked: Worked,
 }
 
 impl JobTag {
@@ -343,6 +364,18 @@ impl Ticket {
             None => state.then = Some(Then::Call(Box::new(call))),
         }
         // The slot stays wanted: this caller is still there, in the form of the call.
+        drop(self.slots.leave(slot, state));
+    }
+
+    /// As [`Ticket::then`], but on the thread that has the outcome, which must not be held up.
+    pub(super) fn post(mut self, post: impl FnOnce(Result<Output>) + Send + 'static) {
+        let Some(slot) = self.slot.take() else { return post(Err(spent())) };
+        let guarded = slot.clone();
+        let mut state = guarded.state.lock();
+        match state.outcome.take() {
+            Some(outcome) => post(outcome),
+            None => state.then = Some(Then::Post(Box::new(post))),
+        }
         drop(self.slots.leave(slot, state));
     }
 

@@ -20,7 +20,7 @@ use crate::pool::{Lease, Source, Use};
 use crate::sched::{self, Fault, ThermalReading};
 use crate::stats::StageTimes;
 use crate::stick::{StickConfig, StickError};
-use crate::transport::{Connection, Direction, Interest, Port, Reactor, Token, Transport};
+use crate::transport::{Connection, Direction, Port, Reactor, Token, Transport};
 use crate::wire::{Capabilities, ThermalStats};
 
 const TELEMETRY_PERIOD: Duration = Duration::from_secs(1);
@@ -129,8 +129,8 @@ impl Worker {
         let Connection { transport, version } = connection;
         let shared = self.shared.clone();
         let me = &shared.sticks[self.index];
-        let token = match register(&mut self.reactor, &*transport) {
-            Ok(token) => token,
+        let watch = match register(&mut self.reactor, &*transport) {
+            Ok(watch) => watch,
             Err(error) => return Ended::Lost(Cause::of_error(&error), Vec::new()),
         };
         let config = PipelineConfig {
@@ -150,6 +150,7 @@ impl Worker {
             source
         }));
         let mut session = Session {
+            watch,
             pipeline: Pipeline::new(config, me.pool.clone(), now),
             transport,
             index: self.index,
@@ -173,7 +174,7 @@ impl Worker {
         session.pipeline.open(now);
         let ended = session.run(&shared, &mut self.reactor);
         me.pool.set_source(None);
-        self.reactor.deregister(token);
+        self.reactor.deregister(watch);
         ended
     }
 }
@@ -185,8 +186,7 @@ fn register(reactor: &mut Reactor, transport: &dyn Transport) -> Result<Token> {
             "this transport is driven by a simulation and cannot be waited for; use one with a descriptor",
         ));
     };
-    let interest = Interest { readable: wait.readable, writable: wait.writable };
-    reactor.register(wait.fd, interest).map_err(|error| {
+    reactor.register(wait.fd, wait.interest()).map_err(|error| {
         Error::new(ErrorKind::OutOfMemory, op)
             .detail(format!("{error}; raise the limit of open files"))
             .caused_by(error)
@@ -205,6 +205,7 @@ struct Telemetry {
 
 /// One connection to the stick.
 struct Session {
+    watch: Token,
     pipeline: Pipeline<RunTag>,
     transport: Box<dyn Transport>,
     index: usize,
@@ -272,13 +273,22 @@ impl Session {
                 continue;
             }
             // Whoever adds to the inbox wakes the reactor, before or during the turn.
-            if let Err(error) = reactor.turn(Some(wait), &mut ready) {
+            let turned = self.watch(reactor).and_then(|()| reactor.turn(Some(wait), &mut ready));
+            if let Err(error) = turned {
                 let detail = format!("waiting for the stick failed: {error}");
                 self.refused_open = Some(Cause { kind: ErrorKind::Protocol, detail });
                 let failure = StickError::Invalid("the reactor failed");
                 self.pipeline.abort(Failure::Stick(failure), shared.clock.now());
                 self.pipeline.handle_abandon(shared.clock.now());
             }
+        }
+    }
+
+    /// A socket is watched for room only while something waits for it.
+    fn watch(&mut self, reactor: &mut Reactor) -> std::io::Result<()> {
+        match self.transport.wait_on() {
+            Some(wait) => reactor.set_interest(self.watch, wait.interest()),
+            None => Ok(()),
         }
     }
 
@@ -592,9 +602,12 @@ impl Session {
         shared: &Shared,
         tag: JobTag,
         answer: Option<(Lease, Blob)>,
-        times: StageTimes,
+        mut times: StageTimes,
         now: Instant,
     ) {
+        // What a worker did before it was submitted lies in what the pipeline takes for waiting.
+        times.prepare_ns += tag.worked.prepare_ns;
+        times.queue_ns = times.queue_ns.saturating_sub(tag.worked.prepare_ns);
         let me = &shared.sticks[self.index];
         let outcome = match answer {
             _ if tag.is_late(now) => Err(late()),
@@ -608,7 +621,9 @@ impl Session {
             self.recorded_in_flight = record.load.in_flight;
             if outcome.is_ok() {
                 record.completed += 1;
-                record_times(&mut record, &times);
+                if !tag.worked.finish_later {
+                    record_times(&mut record, &times);
+                }
             } else {
                 record.failed_requests += 1;
             }
@@ -692,7 +707,7 @@ impl Session {
     }
 }
 
-fn record_times(record: &mut super::core::Record, times: &StageTimes) {
+pub(super) fn record_times(record: &mut super::core::Record, times: &StageTimes) {
     record.latency.record(times.total());
     for (stage, ns) in record.stages.iter_mut().zip(times.as_array()) {
         stage.record(Duration::from_nanos(ns));

@@ -1,10 +1,13 @@
 //! Memory that can be lent to a transport.
 
+mod anonymous;
 mod region;
 
 use std::fmt;
 use std::sync::Arc;
 
+use anonymous::Anonymous;
+pub use anonymous::{HostMemory, HostMemoryTally};
 pub(in crate::transport) use region::{Piece, Region};
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout};
 
@@ -25,6 +28,7 @@ enum Memory {
     Owned { blocks: Box<[Block]>, len: usize },
     Shared(Arc<dyn AsRef<[u8]> + Send + Sync>),
     Mapped(Piece),
+    Anonymous(Anonymous),
 }
 
 impl From<Piece> for Buffer {
@@ -40,6 +44,14 @@ impl Buffer {
         Buffer(Memory::Owned { blocks, len })
     }
 
+    /// As [`Buffer::zeroed`], on memory that the kernel treats as asked, as far as it grants that; `tally` counts it.
+    pub fn zeroed_with(len: usize, asked: HostMemory, tally: &Arc<HostMemoryTally>) -> Self {
+        match Anonymous::new(len, asked, tally) {
+            Some(memory) => Buffer(Memory::Anonymous(memory)),
+            None => Buffer::zeroed(len),
+        }
+    }
+
     /// Memory shared by several transfers, to be sent only: a blob's one host copy.
     pub fn shared(bytes: Arc<dyn AsRef<[u8]> + Send + Sync>) -> Self {
         Buffer(Memory::Shared(bytes))
@@ -51,6 +63,7 @@ impl Buffer {
             Memory::Owned { blocks, len } => &blocks.as_bytes()[..*len],
             Memory::Shared(s) => (**s).as_ref(),
             Memory::Mapped(piece) => piece.as_slice(),
+            Memory::Anonymous(memory) => memory.as_slice(),
         }
     }
 
@@ -60,6 +73,7 @@ impl Buffer {
             Memory::Owned { blocks, len } => Some(&mut blocks.as_mut_bytes()[..*len]),
             Memory::Shared(_) => None,
             Memory::Mapped(piece) => Some(piece.as_mut_slice()),
+            Memory::Anonymous(memory) => Some(memory.as_mut_slice()),
         }
     }
 
@@ -79,6 +93,7 @@ impl Buffer {
             Memory::Owned { len, .. } => *len,
             Memory::Shared(s) => (**s).as_ref().len(),
             Memory::Mapped(piece) => piece.len(),
+            Memory::Anonymous(memory) => memory.as_slice().len(),
         }
     }
 

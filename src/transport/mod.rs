@@ -27,7 +27,7 @@ use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
-pub use buffer::{BUFFER_ALIGN, Buffer};
+pub use buffer::{BUFFER_ALIGN, Buffer, HostMemory, HostMemoryTally};
 pub use decode::{Decoder, TRACE_BYTES, TraceEvent, TraceLine};
 pub use device_end::{DeviceEnd, InWriter};
 pub use fault::{Fault, FaultInjector, FaultRule, Fired, When};

@@ -71,7 +71,7 @@ pub fn hash_of(blob: &Blob, input: &[u8]) -> Vec<u8> {
 }
 
 /// Values of an array file in the order of its shape.
-fn array(path: &Path) -> Vec<f32> {
+pub fn array(path: &Path) -> Vec<f32> {
     let file = NpyFile::new(std::io::BufReader::new(std::fs::File::open(path).expect("a committed array")));
     let file = file.expect("an array file");
     let DType::Plain(dtype) = file.dtype() else { panic!("{}: structured array", path.display()) };

@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use ncs2::runtime::{FleetConfig, LoadOptions, StickState};
-use ncs2::topology::{self, PinPolicy, Topology};
 use ncs2::transport::ReactorKind;
 use ncs2::{Graph, StickId};
 use ncs2_device::Engine;
@@ -83,24 +82,21 @@ impl<'a> Session<'a> {
             retries: args.retries,
             policy: args.policy.policy,
             weights: weights(&args.policy, &sticks)?,
+            pin: args.pin.policy.clone(),
             target_latency: args.target_latency.map(|ms| Duration::from_secs_f64(ms / 1e3)),
             ..FleetConfig::default()
         };
-        // Threads inherit the CPUs and the counters of the one that starts them: the fleet's are started in `open`.
+        // Threads inherit the counters of the one that starts them: the fleet's are started in `open`.
         let counters = Counters::open();
-        let reactor = reactor_cpus(&args.pin.policy, &sticks);
-        let all = topology::allowed_cpus();
-        topology::pin_current_thread(&reactor)?;
         let spinner = output.spinner("opening");
         let opened = sticks.open(config);
-        let unpinned = if reactor.is_empty() { Ok(()) } else { topology::pin_current_thread(&all) };
         spinner.finish_and_clear();
         let opened = opened?;
-        unpinned?;
         let server = listener.map(|listener| Server::start(listener, opened.fleet.clone())).transpose()?;
         if let Some(server) = &server {
             output.remark(&format!("metrics at http://{}/metrics", server.address()));
         }
+        let reactor = opened.fleet.reactor_cpus().to_vec();
         let pinned = Pinned { policy: args.pin.text.clone(), reactor };
         Ok(Session { command, opened, ordering, pinned, counters, server })
     }
@@ -217,17 +213,6 @@ impl<'a> Session<'a> {
         drop(self.server);
         self.opened.close()
     }
-}
-
-/// CPUs for the driver's threads; empty to let the kernel choose.
-fn reactor_cpus(policy: &PinPolicy, sticks: &Sticks) -> Vec<usize> {
-    if *policy == PinPolicy::None {
-        return Vec::new();
-    }
-    let mut near: Vec<usize> = sticks.ids().flat_map(|id| topology::cpus_near_usb(id.as_str())).collect();
-    near.sort_unstable();
-    near.dedup();
-    Topology::detect().place(policy, &near).reactor
 }
 
 /// The weights of a policy, for sticks that are there.

@@ -6,12 +6,12 @@
 pub mod compare;
 pub mod image;
 pub mod input;
-pub mod layout;
 pub mod npy;
 pub mod output;
 pub mod stream;
 pub mod values;
 
+pub use ncs2::convert::layout;
 pub use values::Values;
 
 /// Values with a shape, major dimension first, in C order.

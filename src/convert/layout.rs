@@ -1,6 +1,6 @@
 //! Between the order that users write (N, C, H, W, packed) and the order and gaps that a blob asks for.
 
-use ncs2::blob::{IoTensor, Order};
+use crate::blob::{IoTensor, Order};
 
 /// Positions of the dimensions (0 = minor) in the order of [`IoTensor::shape`]: N, C, D, H, W, or major to minor
 /// where there are six or more, or any without a name.
@@ -67,6 +67,16 @@ fn runs(tensor: &IoTensor, mut copy: impl FnMut(usize, usize, usize)) {
     }
 }
 
+/// True where the tensor's own memory is one packed run in the order of [`shape`].
+pub fn is_packed(tensor: &IoTensor) -> bool {
+    let mut packed = tensor.dtype.bytes();
+    dimensions(tensor).into_iter().rev().all(|(size, stride)| {
+        let fits = size <= 1 || stride == packed;
+        packed *= size;
+        fits
+    })
+}
+
 /// Places one packed element into the tensor's own memory, `to`, which begins at the element.
 pub fn scatter(tensor: &IoTensor, packed: &[u8], to: &mut [u8]) {
     runs(tensor, |from, at, len| to[at..at + len].copy_from_slice(&packed[from..from + len]));
@@ -82,7 +92,7 @@ pub fn gather(tensor: &IoTensor, from: &[u8]) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use ncs2::blob::{DataType, Order};
+    use crate::blob::{DataType, Order};
 
     fn tensor(order: u32, dims: &[u32], strides: &[u32]) -> IoTensor {
         IoTensor {
@@ -104,6 +114,7 @@ mod tests {
         scatter(&t, &[1, 2, 3, 11, 12, 13], &mut wire);
         assert_eq!(wire, [1, 11, 2, 12, 3, 13]);
         assert_eq!(gather(&t, &wire), [1, 2, 3, 11, 12, 13]);
+        assert!(!is_packed(&t));
     }
 
     #[test]
@@ -124,6 +135,7 @@ mod tests {
             count += 1;
             assert_eq!(len, 12);
         });
+        assert!(is_packed(&t));
         assert_eq!(count, 1);
     }
 
