@@ -53,7 +53,7 @@ fn check(seed: u64, out: &Outcome) {
 
 fn faults(seed: u64, requests: u64, rate: f64) -> Outcome {
     let mut setup = Setup::new(seed, 8).with_faults(45.0);
-    setup.ordering = if seed % 2 == 0 { Ordering::Vendor } else { Ordering::Pipelined };
+    setup.ordering = if seed.is_multiple_of(2) { Ordering::Vendor } else { Ordering::Pipelined };
     (setup.rate, setup.requests) = (Some(rate), requests);
     setup.time = Duration::from_secs_f64(requests as f64 / rate * 1.2 + 10.0);
     let begun = Instant::now();
