@@ -8,13 +8,16 @@
 mod meter;
 
 use std::collections::VecDeque;
+use std::hint::black_box;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
+use half::f16;
 use meter::Meter;
 use ncs2::blob::Blob;
+use ncs2::convert::{Affine, f16_to_f32, f32_to_f16, u8_to_f16};
 use ncs2::runtime::{FleetConfig, LoadOptions, SubmitOptions, Ticket};
 use ncs2::stick::Ordering;
 use ncs2::{Fleet, Graph};
@@ -142,6 +145,42 @@ impl Bench {
         let options =
             RackOptions { sticks, engine: Engine::Hash, timing: Timing::Zero, ..RackOptions::default() };
         self.rig(blob, options, ordering, depth)
+    }
+
+    /// Rates count bytes read and written, so that a conversion to half the size is not flattered.
+    fn conversions(&self) {
+        self.pin(true);
+        for (what, count) in [("1x3x224x224", 3 * 224 * 224), ("4 Mi numbers", 4 << 20)] {
+            let (bytes, mut copied) = (vec![7u8; 4 * count], vec![0u8; 4 * count]);
+            let (pixels, singles) = (vec![7u8; count], vec![0.7f32; count]);
+            let (mut halves, mut wide) = (vec![f16::ZERO; count], vec![0f32; count]);
+            let affine = Affine::mean_scale(123.7, 1.0 / 58.4);
+            let rate = |moved: usize, work: &mut dyn FnMut()| {
+                work();
+                let mut best = f64::INFINITY;
+                for _ in 0..20 {
+                    let begun = Instant::now();
+                    work();
+                    best = best.min(begun.elapsed().as_secs_f64());
+                }
+                moved as f64 / best / 1e9
+            };
+            let memcpy = rate(8 * count, &mut || black_box(&mut copied).copy_from_slice(black_box(&bytes)));
+            let ways = [
+                ("f32 to f16, mean and scale", {
+                    rate(6 * count, &mut || f32_to_f16(black_box(&singles), black_box(&mut halves), affine))
+                }),
+                ("u8 to f16, mean and scale", {
+                    rate(3 * count, &mut || u8_to_f16(black_box(&pixels), black_box(&mut halves), affine))
+                }),
+                ("f16 to f32", rate(6 * count, &mut || f16_to_f32(black_box(&halves), black_box(&mut wide)))),
+            ];
+            for (way, found) in ways {
+                let measured =
+                    format!("{found:.1} GB/s of {memcpy:.1}: {:.0} % of memcpy", 100.0 * found / memcpy);
+                line(&format!("{way}, {what}"), measured, "60 %");
+            }
+        }
     }
 
     fn socket_pair(&self) {
@@ -388,7 +427,9 @@ fn main() {
     println!("{TITLE}");
     println!("{}", meter::machine());
     println!("{:58} {:42} goal", "figure", "measured");
-    let parts: [(&str, fn(&Bench)); 7] = [
+    type Part = (&'static str, fn(&Bench));
+    let parts: [Part; 8] = [
+        ("convert", Bench::conversions),
         ("socket", Bench::socket_pair),
         ("sticks", Bench::three_sticks),
         ("memory", Bench::memory),

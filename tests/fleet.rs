@@ -2,6 +2,8 @@
 
 #[path = "fleet/common.rs"]
 mod common;
+#[path = "fleet/fallback.rs"]
+mod fallback;
 #[path = "fleet/faults.rs"]
 mod faults;
 #[path = "fleet/files.rs"]

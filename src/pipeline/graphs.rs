@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use super::{BlobBytes, Event, GraphId, GraphSpec, Job, MAX_INSTANCES, Pipeline};
 use crate::clock::Instant;
 use crate::stick::{GraphKey, LoadRequest, StickError};
+use crate::wire::TimingData;
 
 /// All instances of one graph, and its jobs in order of submission.
 pub(super) struct Group<T> {
@@ -97,6 +98,27 @@ impl<T> Pipeline<T> {
         }
         group.instances.retain(|i| self.stick.unload(i.key, now).is_ok());
         self.settle(now);
+    }
+
+    /// Asks how long the stages of the graph's first instance took in its latest inference: ends in
+    /// [`Event::StageTimes`].
+    ///
+    /// # Errors
+    /// `Invalid` for a graph that is not on the stick.
+    pub fn request_stage_times(&mut self, id: GraphId, now: Instant) -> Result<(), StickError> {
+        let first =
+            self.groups.iter().find(|g| g.id == id && g.is_loaded()).and_then(|g| g.instances.first());
+        let key = first.ok_or(StickError::Invalid("the graph is not on the stick"))?.key;
+        self.stick.request_timing(key, now)?;
+        self.settle(now);
+        Ok(())
+    }
+
+    pub(super) fn stage_times(&mut self, key: GraphKey, mut ms: Vec<f32>) {
+        // The engine has held the length against the stages of the blob.
+        let (Some(total_ms), Some(receive_ms)) = (ms.pop(), ms.pop()) else { return };
+        let times = TimingData { stages_ms: ms, receive_ms, total_ms };
+        self.events.push_back(Event::StageTimes(graph_of(key), times));
     }
 
     fn load_instance(&mut self, id: GraphId, now: Instant) {

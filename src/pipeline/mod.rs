@@ -33,7 +33,7 @@ use crate::stats::StageTimes;
 use crate::stick::{LoadRequest, Stick, StickConfig, StickError, StickEvent};
 use crate::transport::Direction;
 use crate::transport::TransferError;
-use crate::wire::{Capabilities, ThermalStats};
+use crate::wire::{Capabilities, ThermalStats, TimingData};
 
 use graphs::Group;
 use jobs::Slots;
@@ -165,6 +165,8 @@ pub enum Event<T> {
     Thermal(ThermalStats),
     /// Answer to [`Pipeline::request_telemetry`]: bytes.
     UsedMemory(u32),
+    /// Answer to [`Pipeline::request_stage_times`].
+    StageTimes(GraphId, TimingData),
     /// The stick was closed in good order. The last event.
     Closed,
     /// The epoch ended. The last event.
@@ -245,6 +247,11 @@ impl<T> Pipeline<T> {
         self.slots.is_empty() && self.groups.iter().all(|g| g.waiting.is_empty())
     }
 
+    /// True when there is nothing to do but to stay in touch: no job inside, no graph that comes or goes.
+    pub fn is_resting(&self) -> bool {
+        self.end.is_none() && self.is_idle() && self.groups.iter().all(Group::is_loaded)
+    }
+
     /// True once [`Event::Closed`] or [`Event::Failed`] was put out.
     pub fn is_over(&self) -> bool {
         self.over
@@ -309,11 +316,13 @@ impl<T> Pipeline<T> {
         }
     }
 
-    /// Asks for temperature and memory in use.
-    pub fn request_telemetry(&mut self, now: Instant) {
+    /// Asks for the temperature, and for the memory in use where it is wanted.
+    pub fn request_telemetry(&mut self, memory: bool, now: Instant) {
         if self.end.is_none() {
             self.stick.request_thermal(now);
-            self.stick.request_used_memory(now);
+            if memory {
+                self.stick.request_used_memory(now);
+            }
             self.settle(now);
         }
     }
@@ -398,8 +407,9 @@ impl<T> Pipeline<T> {
             StickEvent::UsedMemory(bytes) => self.events.push_back(Event::UsedMemory(bytes)),
             StickEvent::Closed => self.finish(End::Closed),
             StickEvent::Failed(error) => self.finish(End::Failed(Failure::Stick(error))),
-            // Timing and debug data: nobody asks for them here yet. InputReleased frees nothing on the host, whose
-            // buffer comes back with its transfer.
+            StickEvent::Timing(key, ms) => self.stage_times(key, ms),
+            // Debug data: nobody asks for them here yet. InputReleased frees nothing on the host, whose buffer comes
+            // back with its transfer.
             _ => {}
         }
     }

@@ -19,7 +19,8 @@ use std::time::Duration;
 use parking_lot::{Condvar, Mutex, RwLock};
 
 use crate::error::{Error, ErrorKind};
-use crate::transport::{Buffer, HostMemoryTally};
+use crate::transport::Buffer;
+use crate::transport::HostMemoryTally;
 
 pub use crate::transport::HostMemory;
 pub use host::{DEFAULT_CEILING_BYTES, ceiling_for_host};

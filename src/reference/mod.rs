@@ -188,7 +188,7 @@ impl CpuModel {
             tensor.get_raw_data_mut().map_err(failed)?.copy_from_slice(&bytes);
             self.request.set_input_tensor_by_index(index, &tensor).map_err(failed)?;
         }
-        self.request.infer().map_err(failed)?;
+        self.repeat()?;
         (0..self.outputs.len())
             .map(|index| {
                 let tensor = self.request.get_output_tensor_by_index(index).map_err(failed)?;
@@ -199,6 +199,11 @@ impl CpuModel {
                 })
             })
             .collect()
+    }
+
+    /// Computes once more what the last [`CpuModel::infer`] was given, and nothing beside it: what a measurement times.
+    pub fn repeat(&mut self) -> Result<()> {
+        self.request.infer().map_err(|error| explain(ErrorKind::InvalidInput, INFER, &error))
     }
 }
 

@@ -48,7 +48,8 @@ pub struct FleetConfig {
     pub guards: Guards,
     /// Told when a stick becomes warmer than [`HeatConfig::warn_c`]: a fan, a message.
     pub on_warm: Option<WarmHook>,
-    /// Who computes what no stick can take.
+    /// Who computes what no stick can take: what is left without one, and what has a deadline and still waits when half
+    /// of its time is over.
     pub fallback: Option<Arc<dyn Fallback>>,
     /// Longest wait of [`super::Graph::input`] for memory and of [`super::Graph::submit`] for room in the queue.
     pub wait_timeout: Duration,
@@ -68,6 +69,9 @@ pub struct FleetConfig {
     /// Tell other processes of this user the counters, at a socket in the runtime folder
     /// ([`super::stats_socket`]). Where that cannot be, the fleet works without.
     pub stats_socket: bool,
+    /// Load blobs with custom stages (kind 115), which bring code of their own to the stick. Otherwise they are refused: such a
+    /// blob is a program, and its author need not be whoever compiled the network.
+    pub allow_custom: bool,
 }
 
 impl Default for FleetConfig {
@@ -91,6 +95,7 @@ impl Default for FleetConfig {
             pin: PinPolicy::None,
             workers: 0,
             stats_socket: true,
+            allow_custom: false,
         }
     }
 }

@@ -15,7 +15,7 @@ use super::failure::Cause;
 use super::graphs::GraphEntry;
 use super::inbox::{Command, Inbox};
 use super::jobs::JobTable;
-use super::keeper::Bell;
+use super::keeper::{Bell, Calls};
 use super::mark::MarkRing;
 use super::ticket::Slots;
 use super::workers::Workers;
@@ -23,12 +23,12 @@ use crate::cache::HostKeys;
 use crate::clock::{Clock, Instant, Monotonic};
 use crate::error::{Error, ErrorKind};
 use crate::id::StickId;
-use crate::pipeline::Load;
+use crate::pipeline::{GraphId, Load};
 use crate::pool::Pool;
 use crate::sched::{Event, GraphNo, Scheduler, StickNo};
 use crate::stats::{Latency, StageTimes};
-use crate::transport::{MemoryKind, MemoryReport};
-use crate::wire::Capabilities;
+use crate::transport::{GiveUp, MemoryKind, MemoryReport};
+use crate::wire::{Capabilities, TimingData};
 
 pub(super) struct Shared {
     /// Itself, for what outlives a call.
@@ -44,16 +44,18 @@ pub(super) struct Shared {
     pub(super) changed: Condvar,
     /// Wakes the housekeeper.
     pub(super) bell: Bell,
+    /// The fallback's own thread: what it computes must not hold up callbacks.
+    pub(super) cpu: Calls,
     /// Whose pool the next input comes from.
     pub(super) next_pool: AtomicUsize,
-    /// The callers' own events.
-    pub(super) marks: MarkRing,
     /// CPUs of the sticks' threads; empty where the kernel chooses.
     pub(super) reactor_cpus: Vec<usize>,
     /// Content of files that were loaded by name.
     pub(super) files: Mutex<HostKeys>,
     /// Stages 1 and 5 of requests that come as numbers.
     pub(super) workers: Workers,
+    /// The callers' own events.
+    pub(super) marks: MarkRing,
 }
 
 /// One stick, as other threads than its own see it.
@@ -61,6 +63,8 @@ pub(super) struct StickShared {
     pub(super) id: StickId,
     pub(super) simulated: Option<String>,
     pub(super) inbox: Arc<Inbox>,
+    /// Ends its thread's wait for the stick to appear.
+    pub(super) give_up: GiveUp,
     pub(super) pool: Pool,
     pub(super) record: Mutex<Record>,
 }
@@ -132,6 +136,8 @@ pub(super) struct StickEntry {
     pub(super) resets: u32,
     /// Latest round that was answered.
     pub(super) telemetry_round: u64,
+    /// The latest answer to [`Command::StageTimes`], with the copy that was asked about.
+    pub(super) stage_times: Option<(GraphId, Result<TimingData, Cause>)>,
 }
 
 /// Sticks to wake, once the lock is gone.
@@ -164,6 +170,7 @@ impl Core {
             throttle_level: None,
             resets: 0,
             telemetry_round: 0,
+            stage_times: None,
         };
         Core {
             phase: Phase::Open,

@@ -181,10 +181,15 @@ impl Shared {
 
     /// A request that came back from a stick waits again. True unless its name is gone: then it ended meanwhile.
     pub(super) fn put_back(&self, core: &mut Core, job: Waiting) {
-        if let Some(job) = core.jobs.came_back(job) {
-            core.failed += 1;
-            let error = if job.tag.is_late(self.now()) { late() } else { unwanted() };
-            job.tag.end(Err(error));
+        match core.jobs.came_back(job) {
+            Some(job) => {
+                core.failed += 1;
+                let error = if job.tag.is_late(self.now()) { late() } else { unwanted() };
+                job.tag.end(Err(error));
+            }
+            // Its time for the fallback may have come while it was away.
+            None if self.config.fallback.is_some() => self.bell.at(self.now()),
+            None => {}
         }
     }
 

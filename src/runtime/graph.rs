@@ -2,19 +2,24 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use super::StickState;
 use super::config::{LoadOptions, SubmitOptions};
 use super::core::{Core, Phase, Shared, number};
 use super::failure::Cause;
+use super::fallback::spill_at;
 use super::graphs::{GraphEntry, Presence, key_of};
+use super::inbox::Command;
 use super::jobs::Waiting;
 use super::ticket::{Output, Ticket, Worked};
 use crate::blob::Blob;
 use crate::clock::{Clock, Instant};
 use crate::error::{Error, ErrorKind, Result};
+use crate::id::StickId;
 use crate::pool::{Lease, Use};
 use crate::sched::{CallerNo, Event, GraphNo, JobSpec, Placement};
+use crate::wire::TimingData;
 
 /// A graph that is loaded on the fleet. When the last clone is dropped, it stays on the sticks as long as nothing else
 /// needs the room: loading it again is then a matter of microseconds.
@@ -37,6 +42,7 @@ impl Drop for Handle {
 pub(super) fn load(shared: &Arc<Shared>, blobs: &[Blob], options: LoadOptions) -> Result<Graph> {
     let op = "load graph";
     options.check()?;
+    refuse_custom(shared, blobs)?;
     let until = shared.clock.now() + options.timeout;
     let mut core = shared.core.lock();
     if core.phase != Phase::Open {
@@ -79,6 +85,18 @@ pub(super) fn load(shared: &Arc<Shared>, blobs: &[Blob], options: LoadOptions) -
     };
     drop(core);
     outcome.map(|()| graph)
+}
+
+/// Before anything is sent: a custom stage is somebody's code.
+fn refuse_custom(shared: &Shared, blobs: &[Blob]) -> Result<()> {
+    let custom = |blob: &&Blob| blob.graph().custom_stages() > 0;
+    let Some(blob) = blobs.iter().find(custom).filter(|_| !shared.config.allow_custom) else { return Ok(()) };
+    Err(Error::new(ErrorKind::Unsupported, "load graph").detail(format!(
+        "{}: {} of its stages (kind 115) bring code of their own to the stick; if you trust whoever made it, say \
+         --allow-custom (FleetConfig::allow_custom)",
+        blob.name(),
+        blob.graph().custom_stages()
+    )))
 }
 
 fn why_not_loaded(shared: &Shared, core: &Core, no: GraphNo, options: &LoadOptions) -> Error {
@@ -197,6 +215,41 @@ impl Graph {
         self.submit(lease, SubmitOptions::default())?.wait()
     }
 
+    /// How long each stage took in the latest inference of this graph on `stick`, as the stick measured it; of the
+    /// network's first variant and its first instance. Milliseconds, in the order of the blob's stages.
+    ///
+    /// # Errors
+    /// `NotFound` for a stick that the fleet does not have or that does not hold the graph, `Timeout` when it did not
+    /// answer within `timeout`, and what the stick says where it refuses.
+    pub fn stage_times(&self, stick: &StickId, timeout: Duration) -> Result<TimingData> {
+        let op = "ask for stage times";
+        let shared = &self.0.shared;
+        let error = |kind, detail: String| Error::new(kind, op).on(stick).detail(detail);
+        let absent =
+            || error(ErrorKind::NotFound, "the graph is not on this stick; run it there first".into());
+        let at = shared.sticks.iter().position(|s| s.id == *stick).ok_or_else(absent)?;
+        let until = shared.clock.now() + timeout;
+        let mut core = shared.core.lock();
+        let copy = core.graph(self.0.no).and_then(|entry| entry.on[at].copy_of(0)).ok_or_else(absent)?;
+        core.sticks[at].stage_times = None;
+        shared.sticks[at].inbox.command(Command::StageTimes(copy));
+        loop {
+            match core.sticks[at].stage_times.take() {
+                Some((of, Ok(times))) if of == copy => return Ok(times),
+                Some((of, Err(cause))) if of == copy => return Err(cause.error(op, stick)),
+                _ => {}
+            }
+            let now = shared.clock.now();
+            if now >= until || core.sticks[at].state != StickState::Ready {
+                return Err(error(
+                    ErrorKind::Timeout,
+                    format!("no answer within {timeout:?}; give it more time"),
+                ));
+            }
+            shared.changed.wait_for(&mut core, until - now);
+        }
+    }
+
     #[allow(clippy::result_large_err)]
     fn enqueue(
         &self,
@@ -261,6 +314,9 @@ impl Graph {
             stick: pinned.map(number),
         };
         core.tell(Event::Arrived { job, spec }, now);
+        if let (Some(deadline), None, Some(_)) = (deadline, pinned, &shared.config.fallback) {
+            shared.bell.at(spill_at(submitted, deadline));
+        }
         let rings = shared.carry_out(&mut core);
         drop(core);
         shared.ring(rings);

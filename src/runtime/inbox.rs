@@ -51,6 +51,8 @@ pub(super) enum Command {
     Reset,
     /// Ask for temperature and memory; the number tells one round from another.
     Telemetry(u64),
+    /// Ask how long the stages of this copy took in its latest inference.
+    StageTimes(GraphId),
     /// Close the stick and end the thread.
     Close,
 }

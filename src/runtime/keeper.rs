@@ -79,6 +79,7 @@ pub(super) fn start(shared: Arc<Shared>) -> std::io::Result<JoinHandle<()>> {
                 let now = shared.clock.now();
                 core.tell(Event::Tick, now);
             }
+            shared.spill(&mut core);
             let rings = shared.carry_out(&mut core);
             drop(core);
             shared.ring(rings);
@@ -88,17 +89,23 @@ pub(super) fn start(shared: Arc<Shared>) -> std::io::Result<JoinHandle<()>> {
 
 type Call = Box<dyn FnOnce() + Send>;
 
-/// The thread for callers' code; started when the first is to run, ended with its last owner.
-#[derive(Default)]
-pub(super) struct Calls(Mutex<Option<Sender<Call>>>);
+/// A thread for callers' code; started when the first is to run, ended with its last owner.
+pub(super) struct Calls {
+    name: &'static str,
+    sender: Mutex<Option<Sender<Call>>>,
+}
 
 impl Calls {
+    pub(super) fn new(name: &'static str) -> Self {
+        Calls { name, sender: Mutex::new(None) }
+    }
+
     /// Runs it soon, after those given before.
     pub(super) fn run(&self, call: Call) {
-        let mut sender = self.0.lock();
+        let mut sender = self.sender.lock();
         if sender.is_none() {
             let (to, from) = unbounded::<Call>();
-            let thread = std::thread::Builder::new().name("ncs2-calls".into());
+            let thread = std::thread::Builder::new().name(self.name.into());
             let spawned = thread.spawn(move || {
                 for call in from {
                     // A panic in a caller's code must not end the calls of the others.

@@ -25,6 +25,8 @@ pub struct Inference {
     pub latency_ms: f64,
     pub stage_us: serde_json::Map<String, serde_json::Value>,
     pub device: String,
+    /// No stick took it: `device` is what stood in for one.
+    pub fallback: bool,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub checks: Vec<Check>,
 }
@@ -127,6 +129,7 @@ impl Plan<'_> {
             latency_ms: answer.latency().as_secs_f64() * 1e3,
             stage_us: stage_us(&answer.times()),
             device: answer.stick().to_string(),
+            fallback: answer.is_fallback(),
             checks,
         })
     }
@@ -237,6 +240,10 @@ pub fn references(graph: &Graph, arguments: &[String], inferences: usize) -> Res
 pub fn text(output: &Output, model: &str, inference: &Inference) -> String {
     let latency = time(output, Duration::from_secs_f64(inference.latency_ms / 1e3));
     let mut text = format!("{} on {}, {latency}\n", output.paint(Style::Bold, model), inference.device);
+    if inference.fallback {
+        let mark = output.paint(Style::Warn, "fallback");
+        text.push_str(&format!("  {mark}   no stick took it: this computer's CPU gave the answer\n"));
+    }
     // Paths end their line and are never broken: they are there to be copied.
     text.push_str(&format!("  {:<10} {}\n", "input", one_line(&inference.input)));
     for tensor in &inference.outputs {

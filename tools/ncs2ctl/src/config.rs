@@ -33,7 +33,7 @@ const fn of(command: &'static str, key: &'static str, id: &'static str, variable
 }
 
 /// Everything that may be set.
-pub const SETTINGS: [Setting; 16] = [
+pub const SETTINGS: [Setting; 19] = [
     global("sim", "NCS2_SIM"),
     global("device", "NCS2_DEVICE"),
     global("firmware", "NCS2_FIRMWARE"),
@@ -47,8 +47,11 @@ pub const SETTINGS: [Setting; 16] = [
     of("bench", "bench.graphs", "graphs", "NCS2_BENCH_GRAPHS"),
     of("bench", "bench.ordering", "ordering", "NCS2_BENCH_ORDERING"),
     of("bench", "bench.retries", "retries", "NCS2_BENCH_RETRIES"),
+    of("bench", "bench.fallback", "fallback", "NCS2_BENCH_FALLBACK"),
+    of("batch", "batch.fallback", "fallback", "NCS2_BATCH_FALLBACK"),
     of("run", "run.ordering", "ordering", "NCS2_RUN_ORDERING"),
     of("run", "run.tolerance", "tolerance", "NCS2_RUN_TOLERANCE"),
+    of("run", "run.fallback", "fallback", "NCS2_RUN_FALLBACK"),
     of("thermal", "thermal.alert", "alert", "NCS2_THERMAL_ALERT"),
 ];
 

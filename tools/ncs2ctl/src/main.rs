@@ -12,6 +12,7 @@ mod cmd;
 mod config;
 mod doctor;
 mod failure;
+mod fallback;
 mod folders;
 mod heat;
 mod interrupt;
@@ -37,7 +38,7 @@ use std::process::ExitCode;
 use clap::error::ErrorKind as ClapKind;
 use clap::{CommandFactory, FromArgMatches};
 
-use cli::{BlobCommand, Cli, ColorArg, Command};
+use cli::{BlobCommand, Cli, ColorArg, Command, OrderingArg};
 use failure::Failure;
 use output::Output;
 
@@ -57,6 +58,11 @@ fn main() -> ExitCode {
     };
     cli.global.file = file;
     log_to_stderr(cli.global.verbose, cli.global.color);
+    if let Some(ordering) = cli.command.ordering()
+        && *ordering == OrderingArg::Auto
+    {
+        *ordering = selftest::proven::of_run(&cli.global).ordering();
+    }
     let output = Output::new(&cli.global, cli.command.schema());
     if let Some(failure) = cli.command.refuse_trace(&cli.global) {
         return ExitCode::from(output.failure(&failure));
@@ -134,6 +140,17 @@ impl Command {
 }
 
 impl Command {
+    /// Where the command has one.
+    fn ordering(&mut self) -> Option<&mut OrderingArg> {
+        match self {
+            Command::Run(args) => Some(&mut args.ordering),
+            Command::Batch(args) => Some(&mut args.ordering),
+            Command::Bench(args) => Some(&mut args.ordering),
+            Command::Check(args) => Some(&mut args.ordering),
+            _ => None,
+        }
+    }
+
     /// A trace of a command that opens no stick would be empty: asked for, it is refused.
     fn refuse_trace(&self, global: &cli::Global) -> Option<Failure> {
         let opens = matches!(
@@ -141,6 +158,7 @@ impl Command {
             Command::Info
                 | Command::Run(_)
                 | Command::Batch(_)
+                | Command::Check(_)
                 | Command::Bench(_)
                 | Command::Thermal(_)
                 | Command::Top(_)

@@ -9,6 +9,7 @@ use ncs2::transport::usb::discover::{self, FoundState};
 use serde_json::{Value, json};
 
 use crate::client::{Client, Who};
+use crate::figures::{head, row};
 use crate::host::Setup;
 use crate::{bench, conformance, faults, knobs, wires};
 
@@ -16,6 +17,9 @@ use crate::{bench, conformance, faults, knobs, wires};
 const PATIENCE: Duration = Duration::from_secs(20);
 /// Longest wait for one step of a client. Loading takes seconds under emulation, and an unplugged client 10 s to close.
 pub(crate) const STEP: Duration = Duration::from_secs(90);
+
+/// Tries of a test that fails by the vendor's client.
+const TRIES: usize = 3;
 
 /// How a reason begins that is none to fail.
 pub(crate) const SKIPPED: &str = "skipped: ";
@@ -59,7 +63,17 @@ pub(crate) fn run(wanted: &[&str]) -> Result<bool, String> {
         }
         guest.notes.clear();
         let start = Instant::now();
-        let verdict = test(&mut guest);
+        let mut verdict = test(&mut guest);
+        // The vendor's client has limits of its own, which a starved machine misses. Ours has one try.
+        for _ in 1..TRIES {
+            let Err(why) = &verdict else { break };
+            if !why.starts_with(Who::Vendor.name()) {
+                break;
+            }
+            println!("AGAIN {name}: {why}");
+            (guest.idle, guest.notes) = (None, Vec::new());
+            verdict = test(&mut guest);
+        }
         let seconds = start.elapsed().as_secs_f64();
         match &verdict {
             Ok(()) => println!("PASS  {name}  {seconds:.1} s"),
@@ -69,6 +83,7 @@ pub(crate) fn run(wanted: &[&str]) -> Result<bool, String> {
         for note in &guest.notes {
             println!("      {note}");
         }
+        guest.record(name, &verdict);
         match &verdict {
             Ok(()) => passed += 1,
             Err(why) if why.starts_with(SKIPPED) => skipped += 1,
@@ -114,6 +129,25 @@ impl Guest {
             Some((_, table)) => table.push_str(rows),
             None => self.table(name, head() + rows),
         }
+    }
+
+    /// A test of what the vendor's client can do, or says, goes into a table by its name.
+    fn record(&mut self, name: &str, verdict: &Verdict) {
+        if !name.starts_with("conformance::") && !name.starts_with("wire::") {
+            return;
+        }
+        let word = match verdict {
+            Ok(()) => "passed",
+            Err(why) if why.starts_with(SKIPPED) => "skipped",
+            Err(_) => "FAILED",
+        };
+        let said = self.notes.iter().flat_map(|note| note.lines().next()).collect::<Vec<_>>().join("; ");
+        let line = row([format!("`{name}`"), word.to_owned(), said]);
+        let begin = || {
+            "What both clients did on the same virtual stick, by test.\n\n".to_owned()
+                + &head(["test", "", ""])
+        };
+        self.rows("tests", begin, &line);
     }
 
     /// One line to the host, and its answer.

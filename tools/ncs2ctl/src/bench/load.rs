@@ -61,6 +61,8 @@ pub struct Tally {
     pub stages: [Latency; 6],
     /// By the stick that answered.
     pub sticks: BTreeMap<StickId, StickTally>,
+    /// What no stick answered but the fallback, by its name: in no other figure of what was measured.
+    pub fallback: Option<(StickId, StickTally)>,
     /// Requests that ended in an error.
     pub failed: u64,
     /// Answers that differ from the reference.
@@ -89,6 +91,11 @@ impl Tally {
             let mine = self.sticks.entry(id.clone()).or_default();
             mine.completed += stick.completed;
             mine.latency.merge(&stick.latency);
+        }
+        if let Some((id, theirs)) = &other.fallback {
+            let (_, mine) = self.fallback.get_or_insert_with(|| (id.clone(), StickTally::default()));
+            mine.completed += theirs.completed;
+            mine.latency.merge(&theirs.latency);
         }
         self.failed += other.failed;
         self.mismatched += other.mismatched;
@@ -389,6 +396,10 @@ impl Worker<'_> {
 
     fn record(&mut self, answer: &Output, wrong: bool, late: Duration) {
         let latency = answer.latency() + late;
+        if answer.is_fallback() {
+            let new = || (answer.stick().clone(), StickTally::default());
+            return self.tally.fallback.get_or_insert_with(new).1.add(latency);
+        }
         self.tally.latency.record(latency);
         for (histogram, ns) in self.tally.stages.iter_mut().zip(answer.times().as_array()) {
             histogram.record(Duration::from_nanos(ns));

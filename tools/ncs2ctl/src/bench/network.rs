@@ -203,8 +203,8 @@ fn name_of_variant(path: &Path, batch: u32) -> PathBuf {
     }
 }
 
-/// Without the mark of a variant.
-fn plain(path: &Path) -> PathBuf {
+/// `net.blob` for `net@4.blob`: without the mark of a variant.
+pub fn plain(path: &Path) -> PathBuf {
     let stem = path.file_stem().unwrap_or_default().to_string_lossy();
     let Some((name, _)) = stem.rsplit_once('@').filter(|(_, n)| n.parse::<u32>().is_ok()) else {
         return path.to_owned();

@@ -125,6 +125,8 @@ pub struct Report {
     pub energy: Option<Energy>,
     pub models: Vec<ModelReport>,
     pub devices: Vec<Device>,
+    /// What the CPU answered in place of sticks, apart from everything else; `None` where it was not needed.
+    pub fallback: Option<Stand>,
     pub cache: Option<Cache>,
     pub pool: Pool,
     pub io: Io,
@@ -278,6 +280,16 @@ pub struct Device {
     pub failure: Option<String>,
 }
 
+/// What stood in for sticks.
+#[derive(Debug, Serialize)]
+#[allow(missing_docs, reason = "see Report")]
+pub struct Stand {
+    pub name: String,
+    pub completed: u64,
+    pub fps: f64,
+    pub latency_ms: Millis,
+}
+
 #[derive(Debug, Serialize)]
 #[allow(missing_docs, reason = "see Report")]
 pub struct Temperature {
@@ -374,6 +386,12 @@ impl Report {
             host: host(&measured.cost, &measured.machine, completed, context.simulation.is_some()),
             energy,
             models,
+            fallback: measured.tally.fallback.as_ref().map(|(id, tally)| Stand {
+                name: id.to_string(),
+                completed: tally.completed,
+                fps: round(per_second(tally.completed)),
+                latency_ms: Millis::of(&tally.latency),
+            }),
             cache: cache(&measured.sticks),
             pool: pool(&measured.sticks),
             io: Io {

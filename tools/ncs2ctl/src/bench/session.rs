@@ -14,6 +14,7 @@ use super::network::{self, Network};
 use super::report::{Config, Context, Pinned, Report};
 use crate::cli::{BenchArgs, Depth, Global, OrderingArg, PolicyArg};
 use crate::failure::{Failure, Result};
+use crate::fallback::Cpu;
 use crate::interrupt::Interrupt;
 use crate::metrics::{self, Server};
 use crate::open::{Opened, Simulation, Sticks};
@@ -46,6 +47,8 @@ pub struct Command<'a> {
     pub output: &'a Output,
     /// Ctrl-C.
     pub interrupt: &'a Interrupt,
+    /// What stands in for sticks.
+    pub cpu: &'a Cpu,
 }
 
 /// Opened sticks.
@@ -82,6 +85,7 @@ impl<'a> Session<'a> {
             retries: args.retries,
             policy: args.policy.policy,
             weights: weights(&args.policy, &sticks)?,
+            fallback: command.cpu.fleet(),
             pin: args.pin.policy.clone(),
             target_latency: args.target_latency.map(|ms| Duration::from_secs_f64(ms / 1e3)),
             ..FleetConfig::default()

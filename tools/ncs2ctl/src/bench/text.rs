@@ -93,6 +93,16 @@ pub fn report(output: &Output, report: &Report, simulation: Option<&Simulation>)
         line("target", format!("{progress} of {target} TOPS"));
     }
     line("answers", answers(output, report));
+    if let Some(cpu) = &report.fallback {
+        let said = format!(
+            "{} answers beside these, {:.1} fps by {}, p50 {}: this computer's CPU, in no stick's figure",
+            grouped(cpu.completed),
+            cpu.fps,
+            cpu.name,
+            micros(output, 1e3 * cpu.latency_ms.p50)
+        );
+        line("fallback", output.paint(Style::Warn, said));
+    }
     if report.devices.len() > 1
         && let Some(scaling) = report.scaling_efficiency
     {

@@ -130,6 +130,11 @@ impl Reference {
         Ok(Reference { feed, outputs })
     }
 
+    /// Computes the last inference once more, as often as the blob's batch asks for.
+    pub fn repeat(&mut self) -> Result {
+        Ok((0..self.feed.runs).try_for_each(|_| self.feed.model.repeat())?)
+    }
+
     /// What the model answers to one input element of the blob: the values of each of the blob's outputs.
     pub fn infer(&mut self, graph: &Graph, element: &[u8]) -> Result<Vec<Vec<f64>>> {
         let batch = graph.batch.max(1) as usize;

@@ -5,6 +5,8 @@ mod score;
 #[cfg(feature = "openvino")]
 pub mod cpu;
 #[cfg(feature = "openvino")]
+pub mod speed;
+#[cfg(feature = "openvino")]
 pub mod trace;
 
 pub use score::Score;

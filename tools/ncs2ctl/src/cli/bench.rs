@@ -10,6 +10,7 @@ use ncs2::sched::Policy;
 use ncs2::topology::PinPolicy;
 
 use super::{ImageArgs, OrderingArg, duration, positive, positive_duration};
+use crate::fallback::FallbackArgs;
 
 /// `bench`
 #[derive(Args, Debug)]
@@ -67,7 +68,7 @@ pub struct BenchArgs {
     #[arg(long, value_name = "MS", value_parser = positive)]
     pub target_latency: Option<f64>,
     /// Order on the wire
-    #[arg(long, value_enum, default_value = "vendor")]
+    #[arg(long, value_enum, default_value = "auto")]
     pub ordering: OrderingArg,
     /// Pin the threads of the driver: auto by this computer's cores and USB controllers, none, or CPUs such as 0,2-3
     #[arg(long, value_name = "auto|none|LIST", default_value = "none")]
@@ -122,6 +123,9 @@ pub struct BenchArgs {
     /// Let --metrics-listen take an address that other computers reach
     #[arg(long, requires = "metrics_listen")]
     pub metrics_public: bool,
+    /// What stands in for sticks.
+    #[command(flatten)]
+    pub fallback: FallbackArgs,
 }
 
 /// `--depth`.

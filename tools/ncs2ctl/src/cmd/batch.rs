@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize};
 use crate::answers::{Inference, Plan};
 use crate::cli::{Global, ImageArgs, OrderingArg, Tolerance};
 use crate::failure::{Failure, Outcome, Result, one_line};
+use crate::fallback::{Cpu, FallbackArgs};
 use crate::interrupt::Interrupt;
 use crate::open::{Opened, Sticks};
 use crate::output::Output;
@@ -53,8 +54,11 @@ pub struct BatchArgs {
     #[arg(long, value_name = "K", value_parser = clap::value_parser!(u32).range(1..))]
     pub top: Option<u32>,
     /// Order on the wire
-    #[arg(long, value_enum, default_value = "vendor")]
+    #[arg(long, value_enum, default_value = "auto")]
     pub ordering: OrderingArg,
+    /// What stands in for sticks.
+    #[command(flatten)]
+    pub fallback: FallbackArgs,
 }
 
 #[derive(Deserialize)]
@@ -114,11 +118,14 @@ struct Batch<'a> {
     graphs: Graphs<'a>,
     failed: u64,
     done: u64,
+    /// Of those, answered by the fallback.
+    on_cpu: u64,
 }
 
 /// The networks that lines named so far.
 struct Graphs<'a> {
     fleet: &'a Fleet,
+    cpu: &'a Cpu,
     loaded: BTreeMap<PathBuf, (Blob, Graph)>,
 }
 
@@ -127,29 +134,35 @@ pub fn batch(global: &Global, output: &Output, args: &BatchArgs) -> Result<Outco
     let lines = open(&args.file)?;
     // A default that is no network is a mistake of the command, not of its lines.
     let blob = args.blob.as_deref().map(Blob::open).transpose()?;
+    let cpu = args.fallback.open()?;
+    if let (Some(path), Some(blob)) = (&args.blob, &blob) {
+        cpu.add(path, blob)?;
+    }
     if let Some(folder) = &args.output {
         fs::create_dir_all(folder).map_err(|e| Failure::file(folder, "write to", &e))?;
     }
     let interrupt = Interrupt::install()?;
     let sticks = Sticks::find(global, Engine::Execute)?;
     let spinner = output.spinner("opening");
-    let config = FleetConfig { ordering: args.ordering.to_library(), ..FleetConfig::default() };
+    let config =
+        FleetConfig { ordering: args.ordering.to_library(), fallback: cpu.fleet(), ..FleetConfig::default() };
     let opened = sticks.open(config)?;
     spinner.finish_and_clear();
     let room = opened.fleet.sticks().count() * LoadOptions::default().depth as usize;
-    let graphs = Graphs { fleet: &opened.fleet, loaded: BTreeMap::new() };
-    let mut batch = Batch { args, output, opened: &opened, graphs, failed: 0, done: 0 };
+    let graphs = Graphs { fleet: &opened.fleet, cpu: &cpu, loaded: BTreeMap::new() };
+    let mut batch = Batch { args, output, opened: &opened, graphs, failed: 0, done: 0, on_cpu: 0 };
     if let (Some(path), Some(blob)) = (&args.blob, blob) {
         batch.graphs.load(path, blob)?;
     }
     let lines = read(args.file.clone(), lines, room);
     let ended = batch.run(&lines, room, &interrupt);
-    let (done, failed) = (batch.done, batch.failed);
+    let (done, failed, on_cpu) = (batch.done, batch.failed, batch.on_cpu);
     drop(batch);
     let simulated = opened.simulation.as_ref().map(|s| format!(", {}", s.describe())).unwrap_or_default();
     opened.close()?;
     ended?;
-    output.remark(&format!("{done} lines, {failed} failed{simulated}"));
+    let on_cpu = if on_cpu > 0 { format!(", {on_cpu} by the fallback") } else { String::new() };
+    output.remark(&format!("{done} lines, {failed} failed{on_cpu}{simulated}"));
     Ok(if failed == 0 { Outcome::Ok } else { Outcome::Negative })
 }
 
@@ -294,6 +307,7 @@ impl Batch<'_> {
         let profile = self.opened.simulation.as_ref().map(|s| s.profile.clone());
         let simulated = profile.is_some();
         self.done += 1;
+        self.on_cpu += u64::from(done.as_ref().is_ok_and(|(_, inference)| inference.fallback));
         let result = match done {
             Ok((model, inference)) => Line {
                 simulated,
@@ -328,6 +342,7 @@ impl Graphs<'_> {
     }
 
     fn load(&mut self, path: &Path, blob: Blob) -> Result {
+        self.cpu.add(path, &blob)?;
         let graph = self.fleet.load(&blob, LoadOptions::default())?;
         self.loaded.insert(path.to_owned(), (blob, graph));
         Ok(())
@@ -353,5 +368,6 @@ fn text(result: &Line) -> String {
         }
     }
     let simulated = if result.simulated { "  simulated" } else { "" };
-    format!("{text}  {}{simulated}\n", one_line(&inference.input))
+    let fallback = if inference.fallback { "  fallback" } else { "" };
+    format!("{text}  {}{simulated}{fallback}\n", one_line(&inference.input))
 }

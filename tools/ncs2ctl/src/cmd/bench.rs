@@ -80,8 +80,12 @@ pub fn bench(global: &Global, output: &Output, args: &BenchArgs) -> Result<Outco
         .as_deref()
         .map(|path| targets::read(path, networks.iter().map(|n| n.blob.name())))
         .transpose()?;
+    let cpu = args.fallback.open()?;
+    for (path, network) in args.blobs.iter().zip(&networks) {
+        network.variants().iter().try_for_each(|blob| cpu.add(path, blob))?;
+    }
     let interrupt = Interrupt::install()?;
-    let command = Command { global, args, output, interrupt: &interrupt };
+    let command = Command { global, args, output, interrupt: &interrupt, cpu: &cpu };
     let done = if args.levels {
         run_levels(command, &networks)?
     } else if !args.batch_sizes.is_empty() {
@@ -237,7 +241,11 @@ fn run_batches(command: Command<'_>, networks: &[Network]) -> Result<Done> {
     let source = Source::of(args);
     let variants = sizes
         .iter()
-        .map(|&n| Ok([Network::new(network::variant(only(args)?, n)?, &source, 1.0)?]))
+        .map(|&n| {
+            let blob = network::variant(only(args)?, n)?;
+            command.cpu.add(only(args)?, &blob)?;
+            Ok([Network::new(blob, &source, 1.0)?])
+        })
         .collect::<Result<Vec<[Network; 1]>>>()?;
     let session = Session::open(command, args.ordering)?;
     let mut runs: Vec<Run> = Vec::with_capacity(variants.len());

@@ -66,7 +66,7 @@ pub struct CheckArgs {
     #[arg(long, value_name = "S[,S,S]", value_delimiter = ',')]
     pub compiled_scale: Vec<f32>,
     /// Order on the wire
-    #[arg(long, value_enum, default_value = "vendor")]
+    #[arg(long, value_enum, default_value = "auto")]
     pub ordering: OrderingArg,
 }
 
@@ -265,6 +265,11 @@ fn inputs(graph: &Graph, args: &CheckArgs) -> Result<Vec<Element>> {
         }
         return Ok(input::random(graph, args.seed, args.random.unwrap_or(1) as usize));
     };
+    dataset(graph, folder, &args.image)
+}
+
+/// Every array and picture of a folder, by name, for a network with one input.
+pub fn dataset(graph: &Graph, folder: &Path, image: &ImageArgs) -> Result<Vec<Element>> {
     let wrong = |message: String, hint: &str| {
         Failure::new(ErrorKind::InvalidInput, format!("{}: {message}", folder.display()), hint)
     };
@@ -287,7 +292,7 @@ fn inputs(graph: &Graph, args: &CheckArgs) -> Result<Vec<Element>> {
     }
     let name = &graph.inputs[0].name;
     let files: Vec<String> = files.iter().map(|f| format!("{name}={}", f.display())).collect();
-    let mut elements = input::from_files(graph, &files, &args.image)?;
+    let mut elements = input::from_files(graph, &files, image)?;
     for element in &mut elements {
         element.source = element.source.trim_start_matches(&format!("{}/", folder.display())).to_owned();
     }

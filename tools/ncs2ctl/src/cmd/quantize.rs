@@ -3,6 +3,8 @@
 //! Compiling, checking and measuring are the commands that users have, run one after another, so that every figure can be
 //! had again by hand.
 
+mod report;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -10,21 +12,16 @@ use std::time::Duration;
 
 use clap::{Args, ValueHint};
 use ncs2::ErrorKind;
-use serde::Serialize;
 use serde_json::Value;
 
-use crate::cli::{EngineArg, Global, Sim, TimingArg, positive_duration};
-use crate::failure::{Failure, Outcome, Result, one_line};
+use crate::cli::{EngineArg, Global, Sim, TimingArg, WireArg, positive_duration};
+use crate::failure::{Failure, Outcome, Result};
 use crate::folders::Scratch;
 use crate::onnx::{fold, quantized};
-use crate::output::{Output, Style, bytes, wrap};
+use crate::output::Output;
 use crate::{aside, vendor_compiler};
+use report::{Body, CpuRow, FACTS, Int8, Row};
 
-/// What is true of every row, and why the table is as short as it is.
-const FACTS: [&str; 2] = [
-    "the chip computes in FP16 and the compiler stores weights as FP16: INT8 makes neither the graph smaller nor the stick faster",
-    "an input of bytes takes half of FP16 on the link, a quarter of FP32",
-];
 /// Bytes a second of a USB 3 link after boot, at most (NCS2_FACTS section 4).
 const LINK_BYTES_PER_S: f64 = 350e6;
 
@@ -66,46 +63,6 @@ pub struct QuantizeArgs {
     output: Option<PathBuf>,
 }
 
-#[derive(Serialize)]
-struct Body {
-    simulated: bool,
-    model: String,
-    int8: Option<Int8>,
-    facts: [&'static str; 2],
-    /// Why a row is missing.
-    left_out: Vec<String>,
-    rows: Vec<Row>,
-}
-
-/// What making the INT8 model plain did.
-#[derive(Serialize)]
-struct Int8 {
-    file: String,
-    constants: usize,
-    constant_bytes: usize,
-    pairs: usize,
-    clips: usize,
-}
-
-/// One way to compile the network.
-#[derive(Serialize)]
-struct Row {
-    name: &'static str,
-    weights: &'static str,
-    input_type: String,
-    blob_bytes: u64,
-    input_bytes: u64,
-    /// At the most that a link carries: an estimate.
-    link_us_estimate: f64,
-    fps: f64,
-    p50_ms: f64,
-    upload_us: f64,
-    max_error: Option<f64>,
-    cosine: Option<f64>,
-    top1: Option<f64>,
-    top5: Option<f64>,
-}
-
 /// A model to compile, and how.
 struct Variant {
     name: &'static str,
@@ -143,6 +100,9 @@ pub fn quantize(global: &Global, output: &Output, args: &QuantizeArgs) -> Result
             aside::write(out, &fs::read(&blob).map_err(|e| Failure::file(&blob, "read", &e))?)?;
         }
     }
+    let spinner = output.spinner("measuring this computer's CPU");
+    let cpu = cpu(args, &scratch.path().join("0.blob"));
+    spinner.finish_and_clear();
     let body = Body {
         simulated: global.sim.is_some(),
         model: args.model.display().to_string(),
@@ -150,11 +110,12 @@ pub fn quantize(global: &Global, output: &Output, args: &QuantizeArgs) -> Result
         facts: FACTS,
         left_out,
         rows,
+        cpu: cpu?,
     };
     if output.is_json() {
         output.document(&body)?;
     } else {
-        output.text(&text(output, &body))?;
+        output.text(&report::text(output, &body))?;
     }
     Ok(Outcome::Ok)
 }
@@ -271,6 +232,49 @@ fn row(global: &Global, output: &Output, args: &QuantizeArgs, variant: &Variant,
     })
 }
 
+/// The FP32 model, and the INT8 one as it is, by what computes where there is no stick. `blob` says what they take.
+#[cfg(feature = "openvino")]
+fn cpu(args: &QuantizeArgs, blob: &Path) -> Result<Vec<CpuRow>> {
+    use crate::check::{Score, speed};
+    use crate::vendor_compiler::source::Changes;
+
+    let blob = ncs2::blob::Blob::open(blob)?;
+    let graph = blob.graph();
+    let inputs = match &args.dataset {
+        Some(folder) => super::check::dataset(graph, folder, &crate::cli::ImageArgs::default())?,
+        None => crate::tensor::input::random(graph, 0, args.random.unwrap_or(1) as usize),
+    };
+    let changes = Changes { mean: &args.mean, scale: &args.scale, ..Changes::default() };
+    let models: Vec<&Path> = std::iter::once(args.model.as_path()).chain(args.int8.as_deref()).collect();
+    let timed = speed::measure(&models, &changes, graph, &inputs, args.duration)?;
+    let names = [("the model", "FP32"), ("the INT8 model", "INT8")];
+    let row = |((name, weights), timed): ((&'static str, &'static str), &speed::Timed)| {
+        let of = |figure: fn(&Score) -> f64| timed.scores.iter().map(figure);
+        let share = |count: fn(&Score) -> Option<usize>| {
+            let lists = timed.scores.iter().filter(|s| s.lists > 0);
+            lists.filter_map(|s| Some(count(s)? as f64 / s.lists as f64)).reduce(f64::min)
+        };
+        CpuRow {
+            name,
+            weights,
+            file_bytes: timed.file_bytes,
+            fps: timed.fps,
+            p50_ms: timed.latency.quantile(0.5).as_secs_f64() * 1e3,
+            max_error: of(|s| s.max_error).fold(0.0, f64::max),
+            cosine: of(|s| s.cosine).fold(1.0, f64::min),
+            top1: share(|s| Some(s.top1)),
+            top5: share(|s| s.top5),
+        }
+    };
+    Ok(names.into_iter().zip(&timed).map(row).collect())
+}
+
+/// Without OpenVINO `check` has failed before.
+#[cfg(not(feature = "openvino"))]
+fn cpu(_args: &QuantizeArgs, _blob: &Path) -> Result<Vec<CpuRow>> {
+    Ok(Vec::new())
+}
+
 fn path(path: &Path) -> Result<String> {
     path.to_str().map(str::to_owned).ok_or_else(|| {
         Failure::usage(
@@ -294,6 +298,8 @@ fn sticks(global: &Global) -> Vec<String> {
     words.extend(global.device.iter().map(|id| format!("--device={id}")));
     words.extend(global.firmware.iter().map(|path| format!("--firmware={}", path.display())));
     words.extend(global.any_firmware.then(|| "--any-firmware".to_owned()));
+    words.extend(global.wire.map(|WireArg::V1| "--wire=v1".to_owned()));
+    words.extend(global.allow_custom.then(|| "--allow-custom".to_owned()));
     words.extend(global.engine.map(|engine| match engine {
         EngineArg::Execute => "--engine=execute".to_owned(),
         EngineArg::Hash => "--engine=hash".to_owned(),
@@ -339,61 +345,4 @@ fn kind(name: &str) -> ErrorKind {
         ErrorKind::Unsupported,
     ];
     known.into_iter().find(|k| k.as_str() == name).unwrap_or(ErrorKind::InvalidInput)
-}
-
-fn text(output: &Output, body: &Body) -> String {
-    let mut text = output.paint(Style::Bold, one_line(&body.model));
-    if body.simulated {
-        text.push_str(&format!(", {}: times are a virtual stick's", output.paint(Style::Warn, "simulated")));
-    }
-    text.push_str("\n\n");
-    let headings = [
-        "graph",
-        "weights",
-        "size",
-        "input",
-        "link us",
-        "fps",
-        "p50 ms",
-        "max error",
-        "cosine",
-        "top-1",
-        "top-5",
-    ];
-    let mut table = output.table(&headings, &["graph", "weights"]);
-    let share = |x: Option<f64>| x.map_or("-".to_owned(), |x| format!("{:.1} %", 100.0 * x));
-    for row in &body.rows {
-        table.add_row([
-            row.name.to_owned(),
-            row.weights.to_owned(),
-            bytes(row.blob_bytes),
-            format!("{} {}", bytes(row.input_bytes), row.input_type),
-            format!("{:.0}", row.link_us_estimate),
-            format!("{:.1}", row.fps),
-            format!("{:.2}", row.p50_ms),
-            row.max_error.map_or("-".to_owned(), |x| format!("{x:.2e}")),
-            row.cosine.map_or("-".to_owned(), |x| format!("{x:.6}")),
-            share(row.top1),
-            share(row.top5),
-        ]);
-    }
-    text.push_str(&output.lines(&table));
-    text.push('\n');
-    let mut line =
-        |said: &str| text.push_str(&format!("  {}\n", wrap(&one_line(said), output.width() - 2, "  ")));
-    if let Some(int8) = &body.int8 {
-        line(&format!(
-            "INT8: {} constants of {} as integers, {} pairs on activations taken out, {} Clips in their place",
-            int8.constants,
-            bytes(int8.constant_bytes as u64),
-            int8.pairs,
-            int8.clips
-        ));
-    }
-    body.facts.iter().for_each(|fact| line(fact));
-    line(
-        "link us: at 350 MB/s, the most that USB 3 was seen to carry (estimate); errors against FP32 on the CPU",
-    );
-    body.left_out.iter().for_each(|why| line(&format!("not here: {why}")));
-    text
 }

@@ -55,6 +55,8 @@ pub fn run(global: &Global, output: &Output, args: &RunArgs) -> Result<Outcome> 
         labels: args.labels.as_deref().map(|path| answers::labels(path, graph)).transpose()?,
         references: answers::references(graph, &args.check, inputs.len())?,
     };
+    let cpu = args.fallback.open()?;
+    cpu.add(&args.blob, &blob)?;
     if let Some(folder) = &args.output {
         fs::create_dir_all(folder).map_err(|e| Failure::file(folder, "write to", &e))?;
     }
@@ -62,7 +64,8 @@ pub fn run(global: &Global, output: &Output, args: &RunArgs) -> Result<Outcome> 
     let interrupt = Interrupt::install()?;
     let sticks = Sticks::find(global, Engine::Execute)?;
     let spinner = output.spinner(&format!("loading {}", blob.name()));
-    let config = FleetConfig { ordering: args.ordering.to_library(), ..FleetConfig::default() };
+    let config =
+        FleetConfig { ordering: args.ordering.to_library(), fallback: cpu.fleet(), ..FleetConfig::default() };
     let opened = sticks.open(config)?;
     let loaded = opened.fleet.load(&blob, LoadOptions::default())?;
     let in_flight = opened.fleet.stats().sticks.len() * LoadOptions::default().depth as usize;

@@ -52,10 +52,13 @@ pub fn stream(global: &Global, output: &Output, args: &RunArgs, blob: &Blob) -> 
         references: Vec::new(),
         tolerance: args.tolerance,
     };
+    let cpu = args.fallback.open()?;
+    cpu.add(&args.blob, blob)?;
     let interrupt = Interrupt::install()?;
     let sticks = Sticks::find(global, Engine::Execute)?;
     let spinner = output.spinner(&format!("loading {}", blob.name()));
-    let config = FleetConfig { ordering: args.ordering.to_library(), ..FleetConfig::default() };
+    let config =
+        FleetConfig { ordering: args.ordering.to_library(), fallback: cpu.fleet(), ..FleetConfig::default() };
     let opened = sticks.open(config)?;
     let loaded = opened.fleet.load(blob, LoadOptions::default())?;
     spinner.finish_and_clear();
@@ -65,11 +68,12 @@ pub fn stream(global: &Global, output: &Output, args: &RunArgs, blob: &Blob) -> 
     let elements = read(blob.clone(), in_flight);
     let sent = send(loaded, elements, interrupt.channel().clone(), in_flight);
     let mut stdout = BufWriter::new(io::stdout().lock());
-    let mut count = 0;
+    let (mut count, mut on_cpu) = (0, 0);
     let mut ended = Ok(());
     for next in &sent {
         let done = next.and_then(|(source, framing, ticket)| {
             let answer = ticket.wait()?;
+            on_cpu += u64::from(answer.is_fallback());
             if output.is_json() {
                 let simulation = opened.simulation.as_ref();
                 let line = Line {
@@ -103,7 +107,8 @@ pub fn stream(global: &Global, output: &Output, args: &RunArgs, blob: &Blob) -> 
     ended?;
     flushed?;
     closed?;
-    output.remark(&format!("{count} inferences of {}{simulated}", blob.name()));
+    let on_cpu = if on_cpu > 0 { format!(", {on_cpu} by the fallback") } else { String::new() };
+    output.remark(&format!("{count} inferences of {}{on_cpu}{simulated}", blob.name()));
     Ok(Outcome::Ok)
 }
 

@@ -158,16 +158,21 @@ fn change(model: &Model, graph: &mut Message<'_>) -> Result<Plain, String> {
             _ => {}
         }
     }
-    // An output keeps its name: where a pair made it, something has to give it.
+    // An output keeps its name: what a pair made of a tensor, the tensor's maker makes from now on.
+    let mut outputs: HashMap<String, String> = HashMap::new();
     for output in &model.outputs {
-        if let Some(from) = renamed.get(&output.name) {
+        let Some(from) = renamed.get(&output.name) else { continue };
+        let taken = model.outputs.iter().any(|o| o.name == *from) || outputs.contains_key(from);
+        if taken || model.maker(from).is_none() {
             return Err(format!(
-                "output {}: a pair makes it of {from}; export the model without that one",
+                "output {}: a pair makes it of {from}, which is no layer's alone; export the model without that pair",
                 output.name
             ));
         }
+        outputs.insert(from.clone(), output.name.clone());
     }
-    rewrite(model, graph, &renamed, &gone, &clips).map_err(|e| e.to_string())?;
+    let names = Names { renamed, outputs };
+    rewrite(model, graph, &names, &gone, &clips).map_err(|e| e.to_string())?;
     for (name, constant) in &floats {
         graph.push(field::graph::INITIALIZER, &constant.tensor(name));
     }
@@ -186,10 +191,25 @@ fn upper_end(model: &Model, from: &str, scale: &Scale) -> Option<f32> {
     (cuts && scale.scale.len() == 1 && zero == scale.range.0).then(|| (scale.range.1 - zero) as f32 * step)
 }
 
+/// What tensors are called from now on.
+struct Names {
+    /// Of pairs that went: the tensor before each.
+    renamed: HashMap<String, String>,
+    /// Of tensors that became outputs of the graph.
+    outputs: HashMap<String, String>,
+}
+
+impl Names {
+    fn of<'a>(&'a self, name: &'a str) -> &'a str {
+        let name = self.renamed.get(name).map_or(name, String::as_str);
+        self.outputs.get(name).map_or(name, String::as_str)
+    }
+}
+
 fn rewrite(
     model: &Model,
     graph: &mut Message<'_>,
-    renamed: &HashMap<String, String>,
+    names: &Names,
     gone: &HashSet<String>,
     clips: &HashMap<String, (String, f32)>,
 ) -> Result<(), Damaged> {
@@ -200,11 +220,12 @@ fn rewrite(
         let output = node.bytes(field::node::OUTPUT).next().map(|b| String::from_utf8_lossy(b).into_owned());
         let output = output.unwrap_or_default();
         if let Some((from, upper)) = clips.get(&output) {
-            graph.push(field::graph::NODE, &clip(model.opset, from, &output, *upper));
+            let made = names.of(&output);
+            graph.push(field::graph::NODE, &clip(model.opset, names.of(from), made, *upper));
             if model.opset >= 11 {
                 for (name, value) in [("lower", 0.0), ("upper", *upper)] {
                     let limit = Constant { dims: Vec::new(), values: Numbers::Float(vec![value]) };
-                    graph.push(field::graph::INITIALIZER, &limit.tensor(&format!("{output}/{name}")));
+                    graph.push(field::graph::INITIALIZER, &limit.tensor(&format!("{made}/{name}")));
                 }
             }
             continue;
@@ -212,10 +233,13 @@ fn rewrite(
         if gone.contains(&output) {
             continue;
         }
-        node.replace(field::node::INPUT, |name| {
-            let name = String::from_utf8_lossy(name);
-            Ok::<_, Damaged>(renamed.get(name.as_ref()).map(|to| to.clone().into_bytes()))
-        })?;
+        for tensors in [field::node::INPUT, field::node::OUTPUT] {
+            node.replace(tensors, |name| {
+                let name = String::from_utf8_lossy(name);
+                let new = names.of(&name);
+                Ok::<_, Damaged>((new != name).then(|| new.as_bytes().to_vec()))
+            })?;
+        }
         graph.push(field::graph::NODE, &node);
     }
     Ok(())
@@ -547,6 +571,32 @@ mod tests {
         let mut names: Vec<&str> = known.keys().map(String::as_str).collect();
         names.sort_unstable();
         assert_eq!(names, ["cd/lower", "cd/upper", "wd"], "scales and integers are gone");
+    }
+
+    #[test]
+    fn what_onnxruntime_writes_becomes_the_network_that_it_was() {
+        let read = |name: &str| {
+            let path = format!("{}/../../tests/data/onnx/{name}", env!("CARGO_MANIFEST_DIR"));
+            std::fs::read(path).expect("committed")
+        };
+        let made = plain(&read("tiny_qdq.onnx")).expect("QDQ");
+        let (made_of, model) =
+            (Model::parse(&read("tiny.onnx")).expect("good"), Model::parse(&made.bytes).expect("good"));
+        let ops = |model: &Model| model.nodes.iter().map(|n| n.op.clone()).collect::<Vec<_>>();
+        // Clips stand where a Relu or a Clip stood, and behind layers whose results were never negative.
+        let as_clip = |op: String| if op == "Relu" { "Clip".to_owned() } else { op };
+        let expected: Vec<String> = ops(&made_of).into_iter().map(as_clip).collect();
+        assert_eq!(ops(&model), expected);
+        assert_eq!((made.constants, made.pairs), (10, 11), "five layers' weights and biases");
+        assert_eq!(
+            (&model.outputs[0].name, &model.nodes.last().expect("some").outputs[0]),
+            (&"prob".into(), &"prob".into())
+        );
+        let dims = |model: &Model, at: usize| {
+            let conv = model.nodes.iter().filter(|n| n.op == "Conv").nth(at).expect("four");
+            model.constants[&conv.inputs[1]].clone()
+        };
+        assert!((0..4).all(|at| dims(&model, at) == dims(&made_of, at)));
     }
 
     #[test]

@@ -17,6 +17,9 @@ pub struct Snapshot {
     pub elapsed_s: f64,
     /// Requests answered.
     pub completed: u64,
+    /// Of those, by what stands in for sticks.
+    #[serde(default)]
+    pub fallback: u64,
     /// Requests that ended in an error.
     pub failed: u64,
     /// Jobs that moved to another stick.

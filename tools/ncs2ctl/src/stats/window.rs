@@ -7,7 +7,7 @@ use super::Snapshot;
 pub struct Window {
     /// Its length; 0 where there was no snapshot before.
     pub seconds: f64,
-    /// Answers a second.
+    /// Answers of sticks a second.
     pub fps: Option<f64>,
     /// 10¹² operations a second, a multiply-accumulate being two.
     pub tops: Option<f64>,
@@ -57,7 +57,9 @@ impl Window {
                 }
             })
             .collect();
-        let fps = rate(before.completed, now.completed);
+        // What the fallback answered is no stick's speed, and no stick's operations.
+        let of_sticks = |s: &Snapshot| s.completed.saturating_sub(s.fallback);
+        let fps = rate(of_sticks(before), of_sticks(now));
         let (tops, tops_reason) = match &*now.graphs {
             [] => (None, Some("no network is loaded")),
             [one] => (Some(2.0 * one.macs as f64 * fps / 1e12), None),
@@ -98,6 +100,14 @@ mod tests {
         let [a, b] = &*window.sticks else { panic!("two sticks") };
         assert_eq!((a.fps, a.busy, a.depth, a.load_share), (Some(50.0), Some(1.0), Some(4.0), Some(0.8)));
         assert_eq!((b.busy, b.load_share), (Some(0.25), Some(0.2)));
+    }
+
+    #[test]
+    fn what_the_fallback_answered_is_no_speed_of_sticks() {
+        let (then, mut now) = (snapshot(10.0, 1000, [5.0, 5.0]), snapshot(12.0, 1200, [7.0, 5.5]));
+        now.fallback = 150;
+        let window = Window::between(Some(&then), &now);
+        assert_eq!((window.fps, window.tops), (Some(25.0), Some(0.25)));
     }
 
     #[test]

@@ -44,15 +44,19 @@ pub fn speed(totals: &Totals) -> String {
     }
 }
 
-/// `12 queued, 1 234 done, 0 failed, 0 moved`.
+/// `12 queued, 1 234 done, 0 failed, 0 moved`, and how many no stick answered where there are such.
 pub fn counts(totals: &Totals) -> String {
-    format!(
+    let mut text = format!(
         "{} queued, {} done, {} failed, {} moved",
         grouped(totals.queued),
         grouped(totals.completed),
         grouped(totals.failed),
         grouped(totals.retried)
-    )
+    );
+    if totals.fallback > 0 {
+        text.push_str(&format!(", {} by the fallback", grouped(totals.fallback)));
+    }
+    text
 }
 
 /// Whose sticks, what they run.

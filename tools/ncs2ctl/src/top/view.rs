@@ -90,6 +90,8 @@ pub struct Totals {
     pub completed: u64,
     pub failed: u64,
     pub retried: u64,
+    /// Of those completed, by what stands in for sticks.
+    pub fallback: u64,
     pub queued: u64,
 }
 
@@ -306,6 +308,7 @@ fn totals(snapshots: &[Snapshot], windows: &[Window], own: bool, no_tops: Option
         completed: sum(|s| s.completed),
         failed: sum(|s| s.failed),
         retried: sum(|s| s.retried),
+        fallback: sum(|s| s.fallback),
         queued: sum(|s| s.queued),
     }
 }
