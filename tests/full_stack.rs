@@ -53,7 +53,7 @@ fn check(seed: u64, out: &Outcome) {
 
 fn faults(seed: u64, requests: u64, rate: f64) -> Outcome {
     let mut setup = Setup::new(seed, 8).with_faults(45.0);
-    setup.ordering = if seed % 2 == 0 { Ordering::Vendor } else { Ordering::Pipelined };
+    setup.ordering = if seed.is_multiple_of(2) { Ordering::Vendor } else { Ordering::Pipelined };
     (setup.rate, setup.requests) = (Some(rate), requests);
     setup.time = Duration::from_secs_f64(requests as f64 / rate * 1.2 + 10.0);
     let begun = Instant::now();
@@ -84,19 +84,16 @@ fn faults(seed: u64, requests: u64, rate: f64) -> Outcome {
 fn faults_lose_double_swap_and_hang_nothing() {
     let seeds = match sim::asked_seed() {
         Some(seed) => seed..seed + 1,
-        None => 0..4,
+        None => 0..2,
     };
-    let (mut deaths, mut refused, mut silent) = (0, 0, 0);
+    // A refused trigger ends its link's epoch as a short output does: both count as deaths.
+    let (mut deaths, mut silent) = (0, 0);
     for seed in seeds {
-        let out = faults(seed, 20_000, 200.0);
+        let out = faults(seed, 8_000, 200.0);
         deaths += out.deaths;
-        refused += out.refused;
         silent += out.silent_polls;
     }
-    assert!(
-        deaths > 20 && refused > 20 && silent > 0,
-        "the plans break something: {deaths} {refused} {silent}"
-    );
+    assert!(deaths > 20 && silent > 0, "the plans break something: {deaths} {silent}");
 }
 
 /// The million; `SEEDS=1000` for more.
@@ -163,10 +160,10 @@ fn the_others_hardly_notice_a_stick_that_dies() {
     let run = |break_every_s: f64| {
         let mut setup = Setup::new(3, 8);
         setup.rate = Some(0.6 * 8.0 * capacity(&Setup::new(3, 1)));
-        (setup.time, setup.break_every_s) = (Duration::from_secs(120), break_every_s);
+        (setup.time, setup.break_every_s) = (Duration::from_secs(40), break_every_s);
         Rig::new(setup).run()
     };
-    let (calm, dying) = (run(f64::INFINITY), run(60.0));
+    let (calm, dying) = (run(f64::INFINITY), run(30.0));
     check(3, &dying);
     let (calm_p99, beside) = (calm.latency.quantile(0.99), dying.latency_beside.quantile(0.99));
     println!(
@@ -177,21 +174,31 @@ fn the_others_hardly_notice_a_stick_that_dies() {
         dying.deaths,
         dying.latency_beside.count()
     );
-    assert!(dying.deaths >= 8 && dying.latency_beside.count() > 1000, "something died: {}", dying.deaths);
+    assert!(dying.deaths >= 4 && dying.latency_beside.count() > 1000, "something died: {}", dying.deaths);
     assert!(beside < 2 * calm_p99, "{beside:?} against {calm_p99:?}");
 }
 
 #[test]
 fn throughput_grows_with_the_sticks_to_what_the_hub_carries() {
-    for (name, hub) in [("a link each", 0.0), ("behind one hub", 2.0e6)] {
+    scaling(&[1, 2, 4, 8, 16]);
+}
+
+#[test]
+#[ignore = "the whole table: cargo test --test full_stack table -- --ignored --nocapture"]
+fn the_whole_table_of_scaling() {
+    scaling(&(1..=16).collect::<Vec<_>>());
+}
+
+fn scaling(counts: &[usize]) {
+    for (name, hub) in [("a link each", 0.0), ("behind one hub", 1.5e6)] {
         let setup = |sticks| Setup {
             profile: format!("[hub]\nbytes_per_s = {hub:.1}\n"),
-            time: Duration::from_secs(12),
+            time: Duration::from_secs(10),
             ..Setup::new(5, sticks)
         };
         let mut one = 0.0;
         println!("simulated: {name} ({hub} bytes/s)\n  N   answers/s   of N or the hub");
-        for sticks in 1..=16 {
+        for &sticks in counts {
             let setup = setup(sticks);
             let out = Rig::new(setup.clone()).run();
             let speed = per_second(&out, &setup);

@@ -238,9 +238,9 @@ fn a_blob_that_brings_code_is_refused_until_it_is_allowed() {
     let fleet = fleet(&rack);
     for load in [
         fleet.load(&custom, LoadOptions::default()),
-        fleet.load_batched(&[custom.clone()], LoadOptions::default()),
+        fleet.load_batched(std::slice::from_ref(&custom), LoadOptions::default()),
     ] {
-        let error = load.err().expect("somebody's code");
+        let error = load.expect_err("somebody's code");
         assert_eq!(error.kind(), ErrorKind::Unsupported);
         let text = error.to_string();
         assert!(text.contains("custom: 1 of its stages") && text.contains("--allow-custom"), "{text}");

@@ -19,7 +19,7 @@ use ncs2::stats::{Latency, StageTimes};
 use ncs2::stick::{GraphKey, LoadRequest, StickConfig, StickError};
 use ncs2::transport::{PipeHost, Transport};
 use ncs2::wire::{ThermalStats, WireVersion};
-use ncs2_device::{SteppedRack, hash};
+use ncs2_device::{Identity, SteppedRack, hash};
 
 use super::plan::{Break, Setup};
 use super::sim::{Rng, asked_seed};
@@ -58,7 +58,8 @@ struct Link {
 enum Phase {
     /// Tries again then.
     Away(Instant),
-    Booting,
+    /// Tries again from then on.
+    Booting(Instant),
     Up(Box<Link>),
 }
 
@@ -106,7 +107,7 @@ pub struct Outcome {
     pub silent_polls: u64,
     /// Readings at throttle level 0, 1, 2.
     pub levels: [u64; 3],
-    /// Bytes that the host sent, over all connections that still stand.
+    /// Bytes that the host sent since the first request, over connections that lasted.
     pub sent_bytes: u64,
     pub simulated: Duration,
     pub ready_at: Vec<Instant>,
@@ -133,6 +134,7 @@ pub struct Rig {
     dirty: Vec<bool>,
     log: bool,
     expected: Vec<u8>,
+    sent_before: u64,
     pub out: Outcome,
 }
 
@@ -162,7 +164,7 @@ impl Rig {
         let sticks = setup.sticks;
         let nodes = (0..sticks).map(|n| Node {
             phase: Phase::Away(now),
-            pool: Pool::new(&format!("sim{n}"), 64 << 20),
+            pool: Pool::new(format!("sim{n}"), 64 << 20),
             backoff: FIRST_BACKOFF,
             orders: VecDeque::new(),
             reset: false,
@@ -179,6 +181,7 @@ impl Rig {
             nodes: nodes.collect(),
             blob_bytes: Arc::new(Bytes(blob.clone())),
             expected: vec![0; blob.graph().output_bytes],
+            sent_before: 0,
             blob,
             requests: BTreeMap::new(),
             next_job: 0,
@@ -243,6 +246,7 @@ impl Rig {
             (busy + spent, up + self.out.simulated.as_secs_f64())
         });
         self.out.busy = busy / up;
+        self.out.sent_bytes = self.out.sent_bytes.saturating_sub(self.sent_before);
         self.out.retried = self.sched.stats(self.now).counters.retried;
         self.out
     }
@@ -305,6 +309,10 @@ impl Rig {
 
     fn arrive(&mut self) {
         let number = self.out.arrived;
+        if number == 0 {
+            // What brought the graphs there is no part of a request.
+            self.sent_before = (0..self.nodes.len()).map(|n| self.rack.stick(n).received_bytes()).sum();
+        }
         self.out.arrived += 1;
         let bytes = self.blob.graph().input_bytes;
         self.next_pool = (self.next_pool + 1) % self.nodes.len();
@@ -350,12 +358,19 @@ impl Rig {
         match node.phase {
             Phase::Away(again) if again <= self.now => {
                 self.nodes[n].phase = match self.rack.power_cycle(n, self.now) {
-                    true => Phase::Booting,
+                    true => Phase::Booting(self.now + OPEN_TIMEOUT),
                     false => self.nodes[n].wait(self.now),
                 };
             }
-            Phase::Booting if broken => self.nodes[n].phase = self.nodes[n].wait(self.now),
-            Phase::Booting => {
+            // Whoever pulled it out and in again meanwhile has an unbooted one.
+            Phase::Booting(until)
+                if broken
+                    || until <= self.now
+                    || self.rack.stick(n).identity() == Some(Identity::Unbooted) =>
+            {
+                self.nodes[n].phase = self.nodes[n].wait(self.now);
+            }
+            Phase::Booting(_) => {
                 if let Some(transport) = self.rack.attach(n) {
                     self.connect(n, transport);
                     self.dirty[n] = true;
@@ -366,7 +381,7 @@ impl Rig {
         }
         let own = match &self.nodes[n].phase {
             Phase::Away(again) => Some(*again),
-            Phase::Booting => None,
+            Phase::Booting(until) => Some(*until),
             Phase::Up(link) => Some(link.next_wake(self.now)),
         };
         let device = self.rack.poll_timeout(n, self.now);
