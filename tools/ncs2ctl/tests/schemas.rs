@@ -39,6 +39,7 @@ fn every_schema_is_good_and_names_its_documents() {
         "firmware",
         "info",
         "list",
+        "quantize",
         "reset",
         "run",
         "setup",
