@@ -1,5 +1,7 @@
 //! Sticks of another process: the socket face and its client, which is what `--sim unix:PATH` opens.
 
+use std::io::{Read as _, Write as _};
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
