@@ -121,7 +121,7 @@ fn report(measured: &Measured, simulation: Option<&Simulation>, paced: Option<bo
         input: "random 0".into(),
         sticks: 2,
     };
-    let (target_tops, reactor, zero_copy) = (Some(0.5), "io_uring", Some("in_process"));
+    let (target_tops, reactor, zero_copy) = (Some(0.5), "io_uring", Some("in-process"));
     let context = Context { networks: &networks, simulation, paced, config, target_tops, reactor, zero_copy };
     Report::new(&context, measured)
 }
@@ -150,7 +150,7 @@ fn figures_follow_from_the_counts() {
     assert_eq!(d["host"]["cache_misses_per_inference"], 2.0);
     assert_eq!((&d["host"]["throttled"], &d["host"]["usb_interrupts"]), (&json!(false), &Value::Null));
     assert_eq!(d["host"]["usb_interrupts_reason"], "not measured");
-    assert_eq!(d["io"]["zero_copy"], "in_process");
+    assert_eq!(d["io"]["zero_copy"], "in-process");
     assert_eq!(
         (&d["models"][0]["completed"], &d["models"][0]["share_completed"]),
         (&json!(1800), &json!(1.0))

@@ -307,6 +307,8 @@ fn sticks(global: &Global) -> Vec<String> {
     words.extend(global.timing.map(|timing| match timing {
         TimingArg::Model => "--timing=model".to_owned(),
         TimingArg::Zero => "--timing=zero".to_owned(),
+        // Refused before: only `run` has the table.
+        TimingArg::Layers => "--timing=model".to_owned(),
     }));
     words
 }
