@@ -9,8 +9,8 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use execute_support::{TOLERANCE, array, beside, blobs, data, error, exact, input_of, integers, unpack};
-use ncs2::blob::{Blob, DataType, Graph, Stage};
-use ncs2_device::execute::{Program, Threads};
+use ncs2::blob::{Blob, DataType, Graph, Stage, StageKind};
+use ncs2_device::execute::{NEVER_SEEN, Program, Threads};
 
 fn folder() -> PathBuf {
     std::env::var_os("NCS2_STAGES").map_or_else(|| data("stages"), PathBuf::from)
@@ -143,6 +143,37 @@ fn every_stage_type_has_a_graph() {
     }
     let missing: Vec<_> = KINDS.iter().filter(|k| !kinds.contains(k)).collect();
     assert!(missing.is_empty(), "no graph has stages of types {missing:?}");
+}
+
+/// The documents name what is executed; so does the engine, type by type.
+#[test]
+fn the_documents_name_what_is_executed() {
+    let docs = include_str!("../../docs/virtual-stick.md");
+    let (_, rest) = docs.split_once("Executed: ").expect("the list of types");
+    let (list, _) = rest.split_once('.').expect("its end");
+    let named: Vec<u32> = list.split([',', ' ', '\n']).filter_map(|word| word.parse().ok()).collect();
+    let mut executed: Vec<u32> = KINDS.iter().chain(&NEVER_SEEN).copied().collect();
+    executed.sort_unstable();
+    assert_eq!(named, executed);
+    // A graph of one stage without operands: refused for what it lacks, or because nobody knows it.
+    let path = data("stages").join("relu.blob");
+    let blob = Blob::open(&path).expect("committed graph");
+    for kind in 0..200 {
+        let mut graph = blob.graph().clone();
+        graph.stages.truncate(1);
+        graph.stages[0] = Stage {
+            kind: StageKind(kind),
+            buffers: Vec::new(),
+            injected: None,
+            nce: None,
+            ..graph.stages[0].clone()
+        };
+        let known = match Program::prepare(blob.bytes(), &graph) {
+            Ok(_) => true,
+            Err(refused) => !refused.why.contains("does not know this stage type"),
+        };
+        assert_eq!(known, executed.contains(&kind), "type {kind}");
+    }
 }
 
 #[test]

@@ -247,6 +247,11 @@ impl<T> Pipeline<T> {
         self.slots.is_empty() && self.groups.iter().all(|g| g.waiting.is_empty())
     }
 
+    /// True when there is nothing to do but to stay in touch: no job inside, no graph that comes or goes.
+    pub fn is_resting(&self) -> bool {
+        self.end.is_none() && self.is_idle() && self.groups.iter().all(Group::is_loaded)
+    }
+
     /// True once [`Event::Closed`] or [`Event::Failed`] was put out.
     pub fn is_over(&self) -> bool {
         self.over
@@ -311,11 +316,13 @@ impl<T> Pipeline<T> {
         }
     }
 
-    /// Asks for temperature and memory in use.
-    pub fn request_telemetry(&mut self, now: Instant) {
+    /// Asks for the temperature, and for the memory in use where it is wanted.
+    pub fn request_telemetry(&mut self, memory: bool, now: Instant) {
         if self.end.is_none() {
             self.stick.request_thermal(now);
-            self.stick.request_used_memory(now);
+            if memory {
+                self.stick.request_used_memory(now);
+            }
             self.settle(now);
         }
     }

@@ -69,6 +69,9 @@ pub struct FleetConfig {
     /// Tell other processes of this user the counters, at a socket in the runtime folder
     /// ([`super::stats_socket`]). Where that cannot be, the fleet works without.
     pub stats_socket: bool,
+    /// Load blobs with custom stages (kind 115), which bring code of their own to the stick. Otherwise they are refused: such a
+    /// blob is a program, and its author need not be whoever compiled the network.
+    pub allow_custom: bool,
 }
 
 impl Default for FleetConfig {
@@ -92,6 +95,7 @@ impl Default for FleetConfig {
             pin: PinPolicy::None,
             workers: 0,
             stats_socket: true,
+            allow_custom: false,
         }
     }
 }

@@ -27,7 +27,7 @@ use crate::pipeline::{GraphId, Load};
 use crate::pool::Pool;
 use crate::sched::{Event, GraphNo, Scheduler, StickNo};
 use crate::stats::{Latency, StageTimes};
-use crate::transport::{MemoryKind, MemoryReport};
+use crate::transport::{GiveUp, MemoryKind, MemoryReport};
 use crate::wire::{Capabilities, TimingData};
 
 pub(super) struct Shared {
@@ -63,6 +63,8 @@ pub(super) struct StickShared {
     pub(super) id: StickId,
     pub(super) simulated: Option<String>,
     pub(super) inbox: Arc<Inbox>,
+    /// Ends its thread's wait for the stick to appear.
+    pub(super) give_up: GiveUp,
     pub(super) pool: Pool,
     pub(super) record: Mutex<Record>,
 }

@@ -93,7 +93,7 @@ impl FleetBuilder {
         let mut starts = Vec::new();
         let mut sticks = Vec::new();
         for (index, port) in ports.into_iter().enumerate() {
-            let id = port.id().clone();
+            let (id, give_up) = (port.id().clone(), port.give_up());
             let simulated = port.profile().map(str::to_owned);
             // A reactor lives on its thread; its waker is needed here. A thread whose start never comes ends.
             let (waker_to, waker_from) = bounded(1);
@@ -120,7 +120,14 @@ impl FleetBuilder {
             let bell = inbox.clone();
             pool.on_release(move || bell.kick());
             starts.push(start_to);
-            sticks.push(StickShared { id, simulated, inbox, pool, record: Mutex::new(Record::default()) });
+            sticks.push(StickShared {
+                id,
+                simulated,
+                inbox,
+                give_up,
+                pool,
+                record: Mutex::new(Record::default()),
+            });
         }
         let calls = Arc::new(Calls::new("ncs2-calls"));
         let shared = Arc::new_cyclic(|me| Shared {
@@ -407,6 +414,7 @@ impl Inner {
             let rings = shared.carry_out(&mut core);
             shared.ring(rings);
             for stick in &shared.sticks {
+                stick.give_up.now();
                 stick.inbox.command(Command::Close);
             }
         }

@@ -42,6 +42,7 @@ impl Drop for Handle {
 pub(super) fn load(shared: &Arc<Shared>, blobs: &[Blob], options: LoadOptions) -> Result<Graph> {
     let op = "load graph";
     options.check()?;
+    refuse_custom(shared, blobs)?;
     let until = shared.clock.now() + options.timeout;
     let mut core = shared.core.lock();
     if core.phase != Phase::Open {
@@ -84,6 +85,18 @@ pub(super) fn load(shared: &Arc<Shared>, blobs: &[Blob], options: LoadOptions) -
     };
     drop(core);
     outcome.map(|()| graph)
+}
+
+/// Before anything is sent: a custom stage is somebody's code.
+fn refuse_custom(shared: &Shared, blobs: &[Blob]) -> Result<()> {
+    let custom = |blob: &&Blob| blob.graph().custom_stages() > 0;
+    let Some(blob) = blobs.iter().find(custom).filter(|_| !shared.config.allow_custom) else { return Ok(()) };
+    Err(Error::new(ErrorKind::Unsupported, "load graph").detail(format!(
+        "{}: {} of its stages (kind 115) bring code of their own to the stick; if you trust whoever made it, say \
+         --allow-custom (FleetConfig::allow_custom)",
+        blob.name(),
+        blob.graph().custom_stages()
+    )))
 }
 
 fn why_not_loaded(shared: &Shared, core: &Core, no: GraphNo, options: &LoadOptions) -> Error {

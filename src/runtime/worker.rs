@@ -24,6 +24,11 @@ use crate::transport::{Connection, Direction, Port, Reactor, Token, Transport};
 use crate::wire::{Capabilities, ThermalStats, TimingData};
 
 const TELEMETRY_PERIOD: Duration = Duration::from_secs(1);
+/// The memory in use changes with the graphs, and is asked for then; otherwise so often.
+const MEMORY_PERIOD: Duration = Duration::from_secs(10);
+/// How long a stick with nothing to do may take to end the transfers of a command and its answer. They end one by one,
+/// and each would wake the thread.
+const LINGER: Duration = Duration::from_millis(3);
 const FIRST_BACKOFF: Duration = Duration::from_millis(50);
 const LONGEST_BACKOFF: Duration = Duration::from_secs(5);
 /// How long cancelled transfers may take to come back.
@@ -157,6 +162,7 @@ impl Worker {
             opened: false,
             open_until: now + shared.config.open_timeout,
             next_telemetry: Instant::FAR_FUTURE,
+            next_memory: now,
             telemetry: Telemetry::default(),
             next_trim: now + TRIM_PERIOD,
             close_until: None,
@@ -199,6 +205,8 @@ struct Telemetry {
     round: u64,
     /// A newer round that somebody waits for.
     wanted: u64,
+    /// Somebody waits for the round whose answers are due.
+    awaited: bool,
     thermal_due: bool,
     memory_due: bool,
 }
@@ -213,6 +221,7 @@ struct Session {
     opened: bool,
     open_until: Instant,
     next_telemetry: Instant,
+    next_memory: Instant,
     telemetry: Telemetry,
     next_trim: Instant,
     close_until: Option<Instant>,
@@ -248,7 +257,9 @@ impl Session {
             self.read_inbox(shared);
             now = shared.clock.now();
             self.handle_timers(shared, now);
+            let mut sent = false;
             while let Some(transfer) = self.pipeline.poll_transfer(now) {
+                sent = true;
                 if let Err(rejected) = self.transport.submit(transfer) {
                     self.pipeline.handle_rejected(rejected, now);
                 }
@@ -273,6 +284,10 @@ impl Session {
             if wait.is_zero() {
                 continue;
             }
+            if sent && retry.is_none() && self.is_resting() {
+                reactor.linger(LINGER.min(wait));
+                continue;
+            }
             // Whoever adds to the inbox wakes the reactor, before or during the turn.
             let turned = self.watch(reactor).and_then(|()| reactor.turn(Some(wait), &mut ready));
             if let Err(error) = turned {
@@ -291,6 +306,11 @@ impl Session {
             Some(wait) => reactor.set_interest(self.token, wait.interest()),
             None => Ok(()),
         }
+    }
+
+    /// Only the stick's state of health is asked for, and nobody waits for it.
+    fn is_resting(&self) -> bool {
+        self.opened && self.close_until.is_none() && !self.telemetry.awaited && self.pipeline.is_resting()
     }
 
     fn wake_callers(&mut self) {
@@ -381,6 +401,10 @@ impl Session {
     fn handle_timers(&mut self, shared: &Shared, now: Instant) {
         if self.pipeline.poll_timeout().is_some_and(|t| t <= now) {
             self.pipeline.handle_timeout(now);
+            // Together with the ping, so that both wake an idle machine once.
+            if self.pipeline.is_resting() && self.next_telemetry < now + TELEMETRY_PERIOD / 2 {
+                self.next_telemetry = now;
+            }
         }
         if !self.opened && now >= self.open_until {
             let after = shared.config.open_timeout;
@@ -419,9 +443,13 @@ impl Session {
         let t = &mut self.telemetry;
         // One round at a time, so that an answer belongs to a known question.
         if self.opened && !t.thermal_due && !t.memory_due {
+            t.awaited = t.wanted > t.round;
             t.round = t.wanted;
-            (t.thermal_due, t.memory_due) = (true, true);
-            self.pipeline.request_telemetry(now);
+            (t.thermal_due, t.memory_due) = (true, t.awaited || now >= self.next_memory);
+            if t.memory_due {
+                self.next_memory = now + MEMORY_PERIOD;
+            }
+            self.pipeline.request_telemetry(t.memory_due, now);
         }
     }
 
@@ -429,6 +457,7 @@ impl Session {
         if self.telemetry.thermal_due || self.telemetry.memory_due {
             return;
         }
+        self.telemetry.awaited = false;
         shared.core.lock().sticks[self.index].telemetry_round = self.telemetry.round;
         shared.changed.notify_all();
         if self.telemetry.wanted > self.telemetry.round {
@@ -441,7 +470,10 @@ impl Session {
         while let Some(event) = self.pipeline.poll_event() {
             match event {
                 Event::Opened(capabilities) => self.opened(shared, capabilities),
-                Event::Loaded { graph, .. } => shared.copy_loaded(self.index, graph),
+                Event::Loaded { graph, .. } => {
+                    self.next_memory = shared.clock.now();
+                    shared.copy_loaded(self.index, graph);
+                }
                 Event::LoadFailed(graph, error) => {
                     let now = shared.clock.now();
                     for copy in shared.copy_refused(self.index, graph, &error) {
@@ -450,7 +482,10 @@ impl Session {
                     }
                     self.left(shared, graph);
                 }
-                Event::Unloaded(graph) => self.left(shared, graph),
+                Event::Unloaded(graph) => {
+                    self.next_memory = shared.clock.now();
+                    self.left(shared, graph);
+                }
                 Event::Done(done) => self.answer(shared, done),
                 Event::Returned(job, reason) => self.returned(shared, job, reason),
                 Event::InputLost(tag) => {

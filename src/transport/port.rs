@@ -1,5 +1,7 @@
 //! Where a stick is plugged in, and how to get a connection to it.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use super::Transport;
@@ -15,6 +17,22 @@ pub struct Connection {
     pub version: WireVersion,
 }
 
+/// Tells who waits for a stick to appear that nobody wants it any more. For good: a port that was given up connects no more.
+#[derive(Clone, Debug, Default)]
+pub struct GiveUp(Arc<AtomicBool>);
+
+impl GiveUp {
+    /// Ends the wait, of now and of later.
+    pub fn now(&self) {
+        self.0.store(true, Ordering::Release);
+    }
+
+    /// True once somebody said so.
+    pub fn is_asked(&self) -> bool {
+        self.0.load(Ordering::Acquire)
+    }
+}
+
 type Connect = Box<dyn FnMut(Duration) -> Result<Connection> + Send>;
 
 /// Where a stick is plugged in, and how to get a connection to it: for a real one boot and open, for a virtual one
@@ -23,12 +41,25 @@ pub struct Port {
     id: StickId,
     simulated: Option<String>,
     connect: Connect,
+    give_up: GiveUp,
 }
 
 impl Port {
     /// A port; `connect` is given the time it may take and is called again after the stick was lost.
     pub fn new(id: StickId, connect: impl FnMut(Duration) -> Result<Connection> + Send + 'static) -> Self {
-        Port { id, simulated: None, connect: Box::new(connect) }
+        Port { id, simulated: None, connect: Box::new(connect), give_up: GiveUp::default() }
+    }
+
+    /// What [`Port::give_up`] gives is this, which `connect` looks at while it waits.
+    #[must_use]
+    pub fn ended_by(mut self, give_up: GiveUp) -> Self {
+        self.give_up = give_up;
+        self
+    }
+
+    /// Ends a wait of [`Port::connect`] on another thread soon, where the port looks at it.
+    pub fn give_up(&self) -> GiveUp {
+        self.give_up.clone()
     }
 
     /// Marks what comes from here as simulated; `profile` is the virtual stick's profile name.

@@ -122,6 +122,8 @@ pub struct Reactor {
     generation: u32,
     waker: Arc<WakerState>,
     events: Vec<(u64, bool, bool)>,
+    /// Tells of wakers alone, for [`Reactor::linger`]; made when it is first needed.
+    bell: Option<OwnedFd>,
 }
 
 impl Reactor {
@@ -142,7 +144,7 @@ impl Reactor {
                 Backend::Epoll { epoll, events: Vec::with_capacity(64) }
             }
         };
-        Ok(Reactor { backend, slots: Vec::new(), generation: 0, waker, events: Vec::new() })
+        Ok(Reactor { backend, slots: Vec::new(), generation: 0, waker, events: Vec::new(), bell: None })
     }
 
     /// Which mechanism it uses.
@@ -260,6 +262,36 @@ impl Reactor {
         Ok(woken)
     }
 
+    /// Sleeps for `time` or until a waker rings, whatever the descriptors do meanwhile: they are looked at afterwards. For
+    /// several completions that will come one by one, and of which none is urgent: one wake-up instead of several. Where
+    /// the kernel refuses, it returns at once.
+    pub fn linger(&mut self, time: Duration) {
+        let state = &self.waker.state;
+        if state.compare_exchange(AWAKE, SLEEPING, Ordering::AcqRel, Ordering::Acquire).is_err() {
+            return;
+        }
+        if self.bell.is_none() {
+            self.bell = alone(&self.waker.fd).ok();
+        }
+        if let Some(bell) = &self.bell {
+            let clock = Monotonic::new();
+            let until = clock.now() + time;
+            // What it tells first may be the ring of an earlier sleep.
+            while state.load(Ordering::Acquire) == SLEEPING {
+                let left = until.saturating_since(clock.now());
+                let Ok(limit) = Timespec::try_from(left) else { break };
+                let mut event =
+                    [epoll::Event { flags: epoll::EventFlags::empty(), data: epoll::EventData::new_u64(0) }];
+                let waited = epoll::wait(bell, &mut event[..], Some(&limit));
+                if left.is_zero() || waited.is_err_and(|e| e != rustix::io::Errno::INTR) {
+                    break;
+                }
+            }
+        }
+        // A ring stays for `take_wake` or the next turn.
+        let _ = state.compare_exchange(SLEEPING, AWAKE, Ordering::AcqRel, Ordering::Acquire);
+    }
+
     fn wait(&mut self, timeout: Option<Duration>) -> io::Result<()> {
         self.events.clear();
         let into = &mut self.events;
@@ -326,6 +358,14 @@ impl Reactor {
         self.generation = if self.generation == u32::MAX - 1 { 0 } else { self.generation + 1 };
         u64::from(self.generation) << 32 | slot as u64
     }
+}
+
+/// An edge-triggered look at one descriptor.
+fn alone(fd: &OwnedFd) -> io::Result<OwnedFd> {
+    let bell = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+    let flags = epoll::EventFlags::IN | epoll::EventFlags::ET;
+    epoll::add(&bell, fd, epoll::EventData::new_u64(WAKER), flags)?;
+    Ok(bell)
 }
 
 const AWAKE: u8 = 0;

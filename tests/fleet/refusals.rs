@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use ncs2::blob::Blob;
 use ncs2::runtime::{FleetConfig, LoadOptions, SubmitOptions};
 use ncs2::{ErrorKind, Fleet, Graph, StickId};
 use ncs2_device::Engine;
@@ -220,6 +221,37 @@ fn memory_that_callers_keep_is_named_when_it_runs_out() {
     graph.submit(lease, SubmitOptions::default()).expect("a queue").wait().expect("memory for the output");
     drop(kept);
     graph.input().expect("memory came back");
+    fleet.close(LONG).expect("closes");
+}
+
+#[test]
+fn a_blob_that_brings_code_is_refused_until_it_is_allowed() {
+    let original = blob("tiny_fp16_s1");
+    let mut bytes = original.bytes().to_vec();
+    let stage = original.graph().stages.iter().find(|s| s.nce.is_none()).expect("a stage of the SHAVEs");
+    // Its kind stands behind its length and before its end mark.
+    for at in [stage.record.start + 4, stage.record.end - 8] {
+        bytes[at..at + 4].copy_from_slice(&115_u32.to_le_bytes());
+    }
+    let custom = Blob::from_bytes("custom", &bytes).expect("a blob");
+    let rack = rack(1, Engine::Hash);
+    let fleet = fleet(&rack);
+    for load in [
+        fleet.load(&custom, LoadOptions::default()),
+        fleet.load_batched(&[custom.clone()], LoadOptions::default()),
+    ] {
+        let error = load.err().expect("somebody's code");
+        assert_eq!(error.kind(), ErrorKind::Unsupported);
+        let text = error.to_string();
+        assert!(text.contains("custom: 1 of its stages") && text.contains("--allow-custom"), "{text}");
+    }
+    assert_eq!(rack.stats()[0].inferences, 0);
+    fleet.close(LONG).expect("closes");
+
+    let fleet = fleet_with(&rack, FleetConfig { allow_custom: true, ..FleetConfig::default() });
+    let graph = fleet.load(&custom, LoadOptions::default()).expect("the user said so");
+    let input = unique_input(&custom, 1);
+    assert!(graph.infer(&input).expect("an answer").bytes() == hash_of(&custom, &input));
     fleet.close(LONG).expect("closes");
 }
 

@@ -753,7 +753,7 @@ impl Link {
         if now >= self.next_telemetry {
             self.thermal_due = true;
             self.next_telemetry = now + TELEMETRY_PERIOD;
-            self.pipeline.request_telemetry(now);
+            self.pipeline.request_telemetry(true, now);
         }
     }
 }

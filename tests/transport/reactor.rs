@@ -186,3 +186,35 @@ fn more_events_than_the_completion_queue_holds() {
         }
     });
 }
+
+#[test]
+fn lingering_sleeps_through_descriptors_and_wakes_for_a_ring() {
+    on_both(|reactor| {
+        let mut ready = Vec::new();
+        let file = bell();
+        let token = reactor.register(file.as_fd(), Interest::READ).expect("registered");
+        reactor.turn(NOW, &mut ready).expect("turn");
+        ring(&file);
+        let start = Instant::now();
+        reactor.linger(Duration::from_millis(20));
+        assert!(start.elapsed() >= Duration::from_millis(20), "{:?}", start.elapsed());
+        reactor.turn(NOW, &mut ready).expect("turn");
+        assert_eq!(ready, [token], "what came meanwhile is told afterwards");
+
+        let waker = reactor.waker();
+        waker.wake();
+        reactor.linger(Duration::from_secs(60));
+        assert!(reactor.take_wake(), "a ring before it is kept, and it does not sleep");
+        for n in 0..200 {
+            let other = waker.clone();
+            let thread = std::thread::spawn(move || other.wake());
+            reactor.linger(Duration::from_secs(60));
+            assert!(reactor.take_wake(), "ended by a ring, {n}");
+            thread.join().expect("the other thread");
+            // A second sleep, which the ring of the first must not end.
+            reactor.linger(Duration::from_millis(1));
+            assert!(!reactor.take_wake(), "one ring, one wake-up");
+        }
+        assert!(start.elapsed() < Duration::from_secs(50), "a ring was slept through");
+    });
+}

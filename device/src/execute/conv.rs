@@ -646,9 +646,9 @@ impl Operation for Convolution {
     }
 }
 
-/// Software convolutions: Conv (0), DepthConv (8), Deconvolution (22), Im2ColConvolution (49),
-/// DepthDeconv (63). Buffers: in, out, weights
-/// (whose own dims say nothing), a temporary.
+/// Software convolutions: Conv (0), DepthConv (8), Deconvolution (22), Im2ColConvolution (49), RefConvolution (58, which the
+/// vendor's compiler makes only when it is built for it; never seen), DepthDeconv (63). Buffers: in, out, weights (whose own
+/// dims say nothing), a temporary.
 pub(super) fn prepare(context: &Context<'_>) -> Result<Prepared, String> {
     let (input, output) = (context.operand(0)?, context.target(1)?);
     let weights = context.constants(2)?;
@@ -674,6 +674,9 @@ pub(super) fn prepare(context: &Context<'_>) -> Result<Prepared, String> {
     };
     // Strides of (oc, ic, tap) in the file.
     let (o, i, t) = match (kind, input.digits[0] == 3) {
+        // The reference form is made without any of the special ones: what is left of each order of data.
+        (58, false) => (ic, 1, ic * oc),
+        (58, true) => (ic * taps, 1, ic),
         (8, _) => (1, 0, oc),
         (63, true) => (1, 0, oc),
         (63, false) => (taps, 0, 1),

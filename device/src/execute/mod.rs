@@ -23,6 +23,7 @@
 mod activation;
 mod boxes;
 mod conv;
+mod convnd;
 mod detect;
 mod eltwise;
 mod gather;
@@ -57,6 +58,9 @@ use ncs2::clock::{Clock as _, Monotonic};
 
 use memory::{Layout, Place};
 use params::Context;
+
+/// Stage types that this engine runs and that no compiled graph was ever seen with: tested by hand, from public sources.
+pub const NEVER_SEEN: [u32; 5] = [58, 113, 116, 128, 129];
 
 /// A graph that this engine cannot run: the first stage that stands in the way.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
@@ -464,11 +468,14 @@ impl Slot {
     }
 }
 
+/// Said of a stage type that no family knows.
+const UNKNOWN: &str = "this engine does not know this stage type";
+
 /// Finds the family that knows a stage.
 fn family(context: &Context<'_>) -> Result<Prepared, String> {
     match context.kind() {
         38 => nce::prepare(context),
-        0 | 8 | 22 | 49 | 63 => conv::prepare(context),
+        0 | 8 | 22 | 49 | 58 | 63 => conv::prepare(context),
         1 | 2 | 60 => pool::prepare(context),
         3 => softmax::prepare(context),
         4 => matmul::prepare_full(context),
@@ -506,8 +513,9 @@ fn family(context: &Context<'_>) -> Result<Prepared, String> {
         93 | 105 | 112..=114 => reduce::prepare(context),
         100 | 103 | 126 | 136 | 139 => gather::prepare(context),
         104 => topk::prepare(context),
+        116 => convnd::prepare(context),
         118 => volume::prepare(context),
-        _ => Err("this engine does not know this stage type".into()),
+        _ => Err(UNKNOWN.into()),
     }
 }
 

@@ -2,10 +2,11 @@
 //!
 //! `list` answers `ok N`, then N lines, one for each stick; `COMMAND N` is one of [`Command::WORDS`] for stick N. `unplug` and
 //! `hang` may wait for their moment: `unplug N in BYTES` (or `out`) strikes as soon as so many more bytes have moved that
-//! way. `plug N PROFILE` puts another stick into the empty port. On the socket face, `connect N` makes the connection that
+//! way. `plug N PROFILE [ENGINE]` puts another stick into the empty port. On the socket face, `connect N` makes the connection that
 //! stick's pipes.
 
 use super::{Command, StickStatus};
+use crate::Engine;
 use crate::fault_plan::{FaultKind, Way};
 
 /// Longest line that is taken.
@@ -23,8 +24,8 @@ pub(crate) enum Ask {
         way: Way,
         bytes: u64,
     },
-    /// A stick of this profile into the port of stick `n`.
-    Plug(usize, String),
+    /// A stick of this profile into the port of stick `n`, with this engine or the server's.
+    Plug(usize, String, Option<Engine>),
     Connect(usize),
 }
 
@@ -75,7 +76,15 @@ pub(crate) fn parse(line: &str, sticks: usize) -> Result<Ask, String> {
             (None, _) => Ask::Connect(n),
             (Some(Command::Plug), Some(profile)) => {
                 words.next();
-                Ask::Plug(n, profile.to_owned())
+                let engine = match words.next() {
+                    None => None,
+                    Some("execute") => Some(Engine::Execute),
+                    Some("hash") => Some(Engine::Hash),
+                    Some(other) => {
+                        return Err(format!("plug {n} {profile}: expected execute or hash, found {other}"));
+                    }
+                };
+                Ask::Plug(n, profile.to_owned(), engine)
             }
             (Some(command @ (Command::Unplug | Command::Hang)), Some(way)) => {
                 words.next();
@@ -120,7 +129,11 @@ mod tests {
         }
         assert_eq!(parse(" list ", 2), Ok(Ask::List));
         assert_eq!(parse("connect 0", 2), Ok(Ask::Connect(0)));
-        assert_eq!(parse("plug 1 usb2", 2), Ok(Ask::Plug(1, "usb2".into())));
+        assert_eq!(parse("plug 1 usb2", 2), Ok(Ask::Plug(1, "usb2".into(), None)));
+        for engine in [Engine::Execute, Engine::Hash] {
+            let line = format!("plug 1 usb2 {}", engine.as_str());
+            assert_eq!(parse(&line, 2), Ok(Ask::Plug(1, "usb2".into(), Some(engine))));
+        }
         for (word, kind) in [("unplug", FaultKind::Unplug), ("hang", FaultKind::Hang)] {
             for (way_word, way) in [("in", Way::In), ("out", Way::Out)] {
                 let line = format!("{word} 1 {way_word} 5000");
@@ -131,7 +144,8 @@ mod tests {
             ("", "unknown"),
             ("unplug", "0 to 1"),
             ("unplug 2", "0 to 1"),
-            ("plug 0 usb2 1", "too much"),
+            ("plug 0 usb2 1", "execute or hash"),
+            ("plug 0 usb2 hash 1", "too much"),
             ("crash 0 in 5", "too much"),
             ("unplug 0 up 5", "in or out"),
             ("unplug 0 in", "bytes"),

@@ -21,7 +21,7 @@ use super::stream::{Door, Moved, Stream};
 use super::vhci::attach::Vhci;
 use super::{Command, Face, ServeOptions, StickStatus};
 use crate::fault_plan::{FaultKind, Way};
-use crate::{Config, PreparedCache, Profile, Tape, VirtualStick, Work};
+use crate::{Config, Engine, PreparedCache, Profile, Tape, VirtualStick, Work};
 
 const OP: &str = "serve virtual sticks";
 /// Threads that prepare and execute graphs: a long load and a run go side by side.
@@ -314,10 +314,11 @@ impl Driver {
                             station.stick.break_after(way, bytes, kind);
                         }
                     }
-                    Order::Plug(n, profile) => {
+                    Order::Plug(n, profile, engine) => {
                         // Each stick draws its own chance.
                         let seed = self.config.seed.wrapping_add((first + n) as u64);
-                        let config = Config { profile: *profile, seed, ..self.config.clone() };
+                        let engine = engine.unwrap_or(self.config.engine);
+                        let config = Config { profile: *profile, engine, seed, ..self.config.clone() };
                         if let Some(station) = self.stations.get_mut(first + n) {
                             station.replace(Arc::new(config), now);
                         }
@@ -400,7 +401,7 @@ struct Guest {
 enum Order {
     Command(usize, Command),
     After { n: usize, kind: FaultKind, way: Way, bytes: u64 },
-    Plug(usize, Box<Profile>),
+    Plug(usize, Box<Profile>, Option<Engine>),
     Connect(usize, OwnedFd),
 }
 
@@ -478,12 +479,12 @@ impl Guest {
                         orders.push(Order::After { n, kind, way, bytes });
                         self.answers.extend(b"ok\n");
                     }
-                    Ok(Ask::Plug(n, _)) if stations[n].stick.is_plugged() => {
+                    Ok(Ask::Plug(n, ..)) if stations[n].stick.is_plugged() => {
                         self.answers.extend(b"error plug: there is a stick in the port: unplug it first\n");
                     }
-                    Ok(Ask::Plug(n, name)) => match Profile::load(&name) {
+                    Ok(Ask::Plug(n, name, engine)) => match Profile::load(&name) {
                         Ok(profile) => {
-                            orders.push(Order::Plug(n, Box::new(profile)));
+                            orders.push(Order::Plug(n, Box::new(profile), engine));
                             self.answers.extend(b"ok\n");
                         }
                         Err(error) => self.answers.extend(format!("error plug: {error}\n").into_bytes()),

@@ -26,7 +26,7 @@ use super::usbfs::UsbfsPort;
 use crate::clock::{Clock, Instant, Monotonic};
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::StickId;
-use crate::transport::{Connection, Port, TransportInfo};
+use crate::transport::{Connection, GiveUp, Port, TransportInfo};
 use crate::wire::{self, DdrType, FirmwarePatches, WireVersion};
 
 /// Tries before a boot is given up, with a port reset between.
@@ -75,24 +75,34 @@ impl Default for BootOptions {
 pub fn port(id: StickId, options: BootOptions) -> Port {
     let name = id.clone();
     let mut ours = false;
-    Port::new(id, move |timeout| {
-        let connection = connect_to(&name, &options, timeout, ours)?;
+    let give_up = GiveUp::default();
+    let watched = give_up.clone();
+    let port = Port::new(id, move |timeout| {
+        let connection = connect_to(&name, &options, timeout, ours, &watched)?;
         ours = true;
         Ok(connection)
-    })
+    });
+    port.ended_by(give_up)
 }
 
 /// Boots the stick where needed, then opens and claims it.
 pub fn connect(id: &StickId, options: &BootOptions, timeout: Duration) -> Result<Connection> {
-    connect_to(id, options, timeout, false)
+    connect_to(id, options, timeout, false, &GiveUp::default())
 }
 
 /// `ours`: a booted stick on this port is one that this process had booted, and lost.
-fn connect_to(id: &StickId, options: &BootOptions, timeout: Duration, ours: bool) -> Result<Connection> {
+fn connect_to(
+    id: &StickId,
+    options: &BootOptions,
+    timeout: Duration,
+    ours: bool,
+    give_up: &GiveUp,
+) -> Result<Connection> {
     let clock = Monotonic::new();
     let deadline = clock.now() + timeout;
     let _lock = PortLock::acquire(id, OP)?;
-    let firmware = Firmware::find(options.firmware.as_deref(), options.any_firmware).map_err(|e| e.on(id))?;
+    let firmware =
+        Firmware::find_shared(options.firmware.as_deref(), options.any_firmware).map_err(|e| e.on(id))?;
     let version = firmware.wire(options.wire).map_err(|e| e.on(id))?;
     let image = wire::patch_firmware(&firmware.image, options.patches).map_err(|e| {
         Error::new(ErrorKind::Firmware, OP)
@@ -103,7 +113,7 @@ fn connect_to(id: &StickId, options: &BootOptions, timeout: Duration, ours: bool
             ))
             .caused_by(e)
     })?;
-    let wait = Wait { id, bell: Bell::new(), clock: &clock };
+    let wait = Wait { id, bell: Bell::new(), clock: &clock, give_up };
     let mut last = None;
     for attempt in 1..=ATTEMPTS {
         let found = wait.until(deadline, "the stick is not on the bus", |_| true)?;
@@ -128,7 +138,7 @@ fn connect_to(id: &StickId, options: &BootOptions, timeout: Duration, ours: bool
             }
             Err(error) => {
                 tracing::warn!(stick = %id, attempt, %error, "boot failed");
-                if clock.now() >= deadline {
+                if clock.now() >= deadline || give_up.is_asked() {
                     return Err(error);
                 }
                 if let Some(found) = discover::find(id)
@@ -154,7 +164,7 @@ fn boot_once(wait: &Wait<'_>, image: &[u8], deadline: Instant) -> Result<Found> 
             .detail(format!("{BOOTS_PER_HUB} others of its hub were booting all the time: try again"))
     })?;
     send_image(wait.id, &found, image)?;
-    wait.until(
+    wait.to_the_end(
         deadline,
         "the stick took the firmware but did not come back booted on its port: try another port or a powered hub, \
          a cable under 2 m",
@@ -307,8 +317,10 @@ fn reclaim(wait: &Wait<'_>, reset_foreign: bool, ours: bool, deadline: Instant) 
     };
     let is_back = |found: &Found| found.state == FoundState::Unbooted;
     if !ours {
-        if wait.until(wait.clock.now() + half(), "", is_back).is_ok() {
-            return Ok(());
+        match wait.until(wait.clock.now() + half(), "", is_back) {
+            Ok(_) => return Ok(()),
+            Err(error) if error.kind() == ErrorKind::Cancelled => return Err(error),
+            Err(_) => {}
         }
         if !reset_foreign {
             return Err(replug(", and it did not reset itself"));
@@ -355,12 +367,33 @@ struct Wait<'a> {
     id: &'a StickId,
     bell: Bell,
     clock: &'a Monotonic,
+    give_up: &'a GiveUp,
 }
 
 impl Wait<'_> {
     /// The stick, once it is as wanted; at `deadline` an error that says what is missing.
+    /// Sooner when nobody wants the stick any more.
     fn until(&self, deadline: Instant, missing: &str, wanted: impl Fn(&Found) -> bool) -> Result<Found> {
+        self.look(deadline, missing, wanted, || self.give_up.is_asked())
+    }
+
+    /// As `until`, whoever has lost interest: a stick that has its firmware is not left to itself.
+    fn to_the_end(&self, deadline: Instant, missing: &str, wanted: impl Fn(&Found) -> bool) -> Result<Found> {
+        self.look(deadline, missing, wanted, || false)
+    }
+
+    fn look(
+        &self,
+        deadline: Instant,
+        missing: &str,
+        wanted: impl Fn(&Found) -> bool,
+        is_over: impl Fn() -> bool,
+    ) -> Result<Found> {
         loop {
+            if is_over() {
+                let detail = "nobody waits for it any more";
+                return Err(Error::new(ErrorKind::Cancelled, OP).on(self.id).detail(detail));
+            }
             if let Some(found) = discover::find(self.id).filter(&wanted) {
                 return Ok(found);
             }
@@ -405,9 +438,20 @@ mod tests {
     fn stick_that_is_not_there_fails_by_the_deadline_and_says_so() {
         let clock = Monotonic::new();
         let id = StickId::new("250-250");
-        let wait = Wait { id: &id, bell: Bell::new(), clock: &clock };
+        let give_up = GiveUp::default();
+        let wait = Wait { id: &id, bell: Bell::new(), clock: &clock, give_up: &give_up };
         let error = wait.until(clock.now(), "the stick is not on the bus", |_| true).expect_err("no stick");
         assert_eq!(error.kind(), ErrorKind::Timeout);
         assert_eq!(error.to_string(), "250-250: boot: the stick is not on the bus");
+
+        // Whoever gives up on another thread does not wait for the deadline, but a stick that has its firmware is waited for.
+        let far = clock.now() + Duration::from_secs(600);
+        let error = std::thread::scope(|scope| {
+            scope.spawn(|| give_up.now());
+            wait.until(far, "the stick is not on the bus", |_| true).expect_err("no stick")
+        });
+        assert_eq!(error.kind(), ErrorKind::Cancelled);
+        let error = wait.to_the_end(clock.now(), "it did not come back", |_| true).expect_err("no stick");
+        assert_eq!(error.kind(), ErrorKind::Timeout);
     }
 }

@@ -3,9 +3,12 @@
 //! No firmware is part of this software. `firmware/manifest.toml` names known files by size and SHA-256 and says which
 //! wire variant each speaks; a file that it does not name is refused for a real stick unless the user insists.
 
+use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Weak};
 
+use parking_lot::Mutex;
 use serde::Deserialize;
 use sha2::{Digest as _, Sha256};
 
@@ -70,6 +73,10 @@ pub struct Firmware {
     pub known: Option<Known>,
 }
 
+/// What was asked for, the variable included, and what was found.
+type Asked = (Option<PathBuf>, Option<OsString>, bool);
+static LAST: Mutex<Option<(Asked, Weak<Firmware>)>> = Mutex::new(None);
+
 impl Firmware {
     /// Variant of the protocol to speak with it: `chosen` by the user, else the manifest's if it was proven with a real
     /// firmware. Variants that are known from source alone are refused. A file that the manifest does not name, which the
@@ -125,6 +132,23 @@ impl Firmware {
             ));
         }
         Ok(Firmware { path: path.to_path_buf(), image, sha256, known })
+    }
+
+    /// As [`Firmware::find`], for sticks that boot at the same time: the file is read and hashed for the first of them, and
+    /// kept as long as one uses it.
+    pub(super) fn find_shared(explicit: Option<&Path>, any_firmware: bool) -> Result<Arc<Self>> {
+        // Held while it is read: the others want the same.
+        let mut last = LAST.lock();
+        let asked = (explicit.map(Path::to_path_buf), std::env::var_os(FIRMWARE_VARIABLE), any_firmware);
+        if let Some((of, kept)) = &*last
+            && *of == asked
+            && let Some(firmware) = kept.upgrade()
+        {
+            return Ok(firmware);
+        }
+        let firmware = Arc::new(Self::find(explicit, any_firmware)?);
+        *last = Some((asked, Arc::downgrade(&firmware)));
+        Ok(firmware)
     }
 
     /// Looks in this order: `explicit`, `NCS2_FIRMWARE`, the user's data folder, an installed OpenVINO. The first two
@@ -208,6 +232,20 @@ mod tests {
         assert!(error.to_string().contains("--any-firmware"), "{error}");
         let firmware = Firmware::read(&path, true).expect("insisted");
         assert_eq!((firmware.known, firmware.image.len()), (None, 11));
+    }
+
+    #[test]
+    fn sticks_that_boot_together_share_one_image() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let path = folder.path().join("x.mvcmd");
+        fs::write(&path, b"first").expect("written");
+        let first = Firmware::find_shared(Some(&path), true).expect("insisted");
+        let second = Firmware::find_shared(Some(&path), true).expect("insisted");
+        assert!(Arc::ptr_eq(&first, &second));
+        assert!(Firmware::find_shared(Some(&path), false).is_err(), "another question");
+        drop((first, second));
+        fs::write(&path, b"another").expect("written");
+        assert_eq!(Firmware::find_shared(Some(&path), true).expect("read anew").image, b"another");
     }
 
     #[test]

@@ -71,6 +71,12 @@ pub struct Global {
     /// Accept a firmware file that the manifest does not name
     #[arg(long, global = true, help_heading = "Sticks")]
     pub any_firmware: bool,
+    /// Speak this variant of the protocol to real sticks, whatever the manifest says of their firmware
+    #[arg(long, global = true, value_enum, hide_short_help = true, help_heading = "Sticks")]
+    pub wire: Option<WireArg>,
+    /// Load blobs whose stages bring code of their own to the stick
+    #[arg(long, global = true, hide_short_help = true, help_heading = "Sticks")]
+    pub allow_custom: bool,
     /// With --sim: compute the network on the CPU, or a fixed function of graph and input
     #[arg(
         long,
@@ -168,6 +174,22 @@ impl FromStr for Sim {
         match count.parse::<usize>() {
             Ok(sticks) if (1..=MAX_SIM).contains(&sticks) => Ok(Sim::Rack { sticks, profile }),
             _ => Err(format!("expected a number of virtual sticks from 1 to {MAX_SIM}, found `{count}`")),
+        }
+    }
+}
+
+/// `--wire`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub enum WireArg {
+    /// OpenVINO 2021.4.2's, the one that was proven with the vendor's client
+    V1,
+}
+
+impl WireArg {
+    /// As the library has it.
+    pub fn to_library(self) -> ncs2::wire::WireVersion {
+        match self {
+            WireArg::V1 => ncs2::wire::WireVersion::V1,
         }
     }
 }
@@ -378,7 +400,7 @@ pub struct RunArgs {
     #[arg(long)]
     pub layers: bool,
     /// Order on the wire
-    #[arg(long, value_enum, default_value = "vendor")]
+    #[arg(long, value_enum, default_value = "auto")]
     pub ordering: OrderingArg,
     /// What stands in for sticks.
     #[command(flatten)]
@@ -484,6 +506,8 @@ impl FromStr for Tolerance {
 /// `--ordering`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
 pub enum OrderingArg {
+    /// `pipelined` where a selftest's report of a real stick proved it for this firmware, else `vendor`
+    Auto,
     /// Every step waits for the one before, as the vendor's client does
     Vendor,
     /// Nothing waits that need not; unproven on real firmware
@@ -494,6 +518,7 @@ impl OrderingArg {
     /// As JSON has it.
     pub fn as_str(self) -> &'static str {
         match self {
+            OrderingArg::Auto => "auto",
             OrderingArg::Vendor => "vendor",
             OrderingArg::Pipelined => "pipelined",
         }
@@ -502,7 +527,8 @@ impl OrderingArg {
     /// As the library has it.
     pub fn to_library(self) -> ncs2::stick::Ordering {
         match self {
-            OrderingArg::Vendor => ncs2::stick::Ordering::Vendor,
+            // What is not settled is careful.
+            OrderingArg::Auto | OrderingArg::Vendor => ncs2::stick::Ordering::Vendor,
             OrderingArg::Pipelined => ncs2::stick::Ordering::Pipelined,
         }
     }

@@ -38,7 +38,7 @@ use std::process::ExitCode;
 use clap::error::ErrorKind as ClapKind;
 use clap::{CommandFactory, FromArgMatches};
 
-use cli::{BlobCommand, Cli, ColorArg, Command};
+use cli::{BlobCommand, Cli, ColorArg, Command, OrderingArg};
 use failure::Failure;
 use output::Output;
 
@@ -58,6 +58,11 @@ fn main() -> ExitCode {
     };
     cli.global.file = file;
     log_to_stderr(cli.global.verbose, cli.global.color);
+    if let Some(ordering) = cli.command.ordering()
+        && *ordering == OrderingArg::Auto
+    {
+        *ordering = selftest::proven::of_run(&cli.global).ordering();
+    }
     let output = Output::new(&cli.global, cli.command.schema());
     let refused = cli.command.refuse_trace(&cli.global).or_else(|| cli.command.refuse_layers(&cli.global));
     if let Some(failure) = refused {
@@ -145,6 +150,17 @@ impl Command {
                 "give one; without a value it is for `run`",
             )
         })
+    }
+
+    /// Where the command has one.
+    fn ordering(&mut self) -> Option<&mut OrderingArg> {
+        match self {
+            Command::Run(args) => Some(&mut args.ordering),
+            Command::Batch(args) => Some(&mut args.ordering),
+            Command::Bench(args) => Some(&mut args.ordering),
+            Command::Check(args) => Some(&mut args.ordering),
+            _ => None,
+        }
     }
 
     /// A trace of a command that opens no stick would be empty: asked for, it is refused.

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use ncs2::runtime::{FleetConfig, StickState, StickStats};
+use ncs2::sched::Guards;
 use ncs2::transport::MemoryKind;
 use ncs2::transport::usb::discover::FoundState;
 use ncs2::transport::usb::watch::Watch;
@@ -13,10 +14,11 @@ use ncs2::{ErrorKind, Fleet, Port, StickId};
 use ncs2_device::face;
 use ncs2_device::{Engine, FaultPlan, Rack, RackOptions, Timing};
 
-use crate::cli::{EngineArg, Global, Sim, TimingArg};
+use crate::cli::{EngineArg, Global, Sim, TimingArg, WireArg};
 use crate::config;
 use crate::failure::{Failure, Result};
 use crate::heat;
+use crate::selftest::proven;
 use crate::trace::Trace;
 
 /// Built-in profile of `--sim N`.
@@ -94,6 +96,9 @@ pub struct Sticks {
     simulation: Option<Simulation>,
     trace: Option<PathBuf>,
     stats_socket: bool,
+    /// Of real sticks, where a report has proven them.
+    guards: Guards,
+    allow_custom: bool,
 }
 
 /// Opened sticks.
@@ -196,6 +201,8 @@ impl Sticks {
             simulation: Some(simulation),
             trace: global.trace.clone(),
             stats_socket: global.stats_socket,
+            guards: Guards::Reported,
+            allow_custom: global.allow_custom,
         })
     }
 
@@ -230,6 +237,8 @@ impl Sticks {
             simulation: Some(simulation),
             trace: global.trace.clone(),
             stats_socket: global.stats_socket,
+            guards: Guards::Reported,
+            allow_custom: global.allow_custom,
         })
     }
 
@@ -248,6 +257,7 @@ impl Sticks {
         let options = boot::BootOptions {
             firmware: global.firmware.clone(),
             any_firmware: global.any_firmware,
+            wire: global.wire.map(WireArg::to_library),
             // The fleet pings, so a stick whose host is gone may reset itself.
             patches: FirmwarePatches { watchdog: true, ddr: DdrType::default() },
             ..boot::BootOptions::default()
@@ -263,6 +273,8 @@ impl Sticks {
             simulation: None,
             trace: global.trace.clone(),
             stats_socket: global.stats_socket,
+            guards: proven::of_run(global).guards(),
+            allow_custom: global.allow_custom,
         })
     }
 
@@ -278,9 +290,12 @@ impl Sticks {
 
     /// Opens them, at the same time. Fails when none opens.
     pub fn open(self, config: FleetConfig) -> Result<Opened> {
+        // What the caller asks for; else what a profile or a report says.
         let law = self.simulation.as_ref().and_then(|s| heat::law(&s.profile));
-        let guards = law.as_ref().map_or(config.guards, heat::guards);
-        let config = FleetConfig { stats_socket: self.stats_socket, guards, ..config };
+        let known = law.as_ref().map_or(self.guards, heat::guards);
+        let guards = if config.guards == Guards::Reported { known } else { config.guards };
+        let (stats_socket, allow_custom) = (self.stats_socket, self.allow_custom);
+        let config = FleetConfig { stats_socket, guards, allow_custom, ..config };
         let trace = self.trace.as_deref().map(Trace::create).transpose()?;
         let mut builder = Fleet::builder().config(config);
         for port in self.ports {

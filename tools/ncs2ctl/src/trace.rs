@@ -78,7 +78,7 @@ impl Trace {
 
     /// The same port with everything that crosses it written down.
     pub fn port(&self, mut port: Port) -> Port {
-        let (id, profile) = (port.id().clone(), port.profile().map(str::to_owned));
+        let (id, profile, give_up) = (port.id().clone(), port.profile().map(str::to_owned), port.give_up());
         if let Some(profile) = &profile {
             self.sink.note(&id, format!("simulated, profile {profile}"));
         }
@@ -88,6 +88,7 @@ impl Trace {
             let tracer = Tracer::new(Boxed(transport), sink.clone(), name.clone());
             Ok(Connection { transport: Box::new(tracer), version })
         });
+        let traced = traced.ended_by(give_up);
         match profile {
             Some(profile) => traced.simulated(profile),
             None => traced,

@@ -115,3 +115,32 @@ fn wrong_inputs_are_refused_before_a_stick_is_opened() {
     let args = ["run", &tiny, "--random", "1", "--input", &input];
     fails(&args, "run", 64, "Usage", &["--random", "--input"]);
 }
+
+#[test]
+fn blobs_that_bring_code_need_the_users_word() {
+    let blob = ncs2::blob::Blob::open(model("tiny_fp16_s1.blob")).expect("a committed blob");
+    let mut bytes = blob.bytes().to_vec();
+    let stage = blob.graph().stages.iter().find(|s| s.nce.is_none()).expect("a stage of the SHAVEs");
+    // Its kind stands behind its length and before its end mark.
+    for at in [stage.record.start + 4, stage.record.end - 8] {
+        bytes[at..at + 4].copy_from_slice(&115_u32.to_le_bytes());
+    }
+    let folder = tempfile::tempdir().expect("temporary folder");
+    let path = folder.path().join("custom.blob");
+    fs::write(&path, bytes).expect("written");
+    let path = path.to_str().expect("UTF-8");
+    let sim = ["--sim=1", "--engine=hash", "--timing=zero"];
+    let refused = |words: &[&str], schema| {
+        fails(&[&sim, words].concat(), schema, 2, "Unsupported", &["custom", "kind 115", "--allow-custom"]);
+    };
+    refused(&["run", path, "--random", "1"], "run");
+    refused(&["bench", path, "--duration", "1s"], "bench");
+    let allowed = run(&[&sim, ["run", path, "--random", "1", "--allow-custom"].as_slice()].concat());
+    assert_eq!(allowed.code, 0, "{}", allowed.stderr);
+}
+
+#[test]
+fn wire_variants_are_named() {
+    fails(&["list", "--wire", "v0"], "list", 64, "Usage", &["v0", "v1"]);
+    assert_eq!(run(&["--sim=1", "--wire=v1", "list"]).code, 0);
+}

@@ -47,6 +47,8 @@ fn names(setting: &str, name: &str, wanted: &str) {
 macro_rules! knobs {
     ($($test:ident: $setting:expr, $name:expr, $wanted:expr;)*) => {
         $(#[test] fn $test() { names($setting, $name, $wanted); })*
+        /// Knobs of which every listed setting is named.
+        const NAMED: &[&str] = &[$($name),*];
     };
 }
 
@@ -70,6 +72,22 @@ knobs! {
     two_graphs: "max_graphs = 2", "max_graphs", "2";
     eight_fifos: "max_fifos = 8", "max_fifos", "8";
     one_executor: "max_executors = 1", "max_executors", "1";
+    four_executors: "max_executors = 4", "max_executors", "4";
+    other_firmware: "fw_version = [0, 0x2480, 4294967295, 7]", "fw_version", "[0, 9344, 4294967295, 7]";
+    other_tensors: "tensor_version = [0, 7]", "tensor_version", "[0, 7]";
+    less_memory: "[memory]\ndram_bytes = 268435456\nfirmware_bytes = 1048576", "max_memory_bytes", "267386880";
+}
+
+/// Knobs that the tests below measure: times, not words.
+const MEASURED: [&str; 2] = ["ack_delay_us", "watchdog_s"];
+
+#[test]
+fn no_knob_is_without_a_test() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../device/profiles/ncs2.toml");
+    let profile: toml::Table = fs::read_to_string(path).expect("readable").parse().expect("TOML");
+    for knob in profile["firmware"].as_table().expect("a section").keys() {
+        assert!(NAMED.contains(&knob.as_str()) || MEASURED.contains(&knob.as_str()), "{knob} has no test");
+    }
 }
 
 /// Times, not words: between half and twice.
@@ -90,8 +108,14 @@ fn a_full_selftest_measures_the_watchdog_in_under_three_minutes() {
     let folder = tempfile::tempdir().expect("temporary folder");
     let path = profile(&folder, "watchdog_s = 3.0");
     let report = report(&format!("1,{}", path.display()), &["--full", "--yes"], folder.path());
+    println!("full: {} s", report["seconds"]);
     let found: f64 = answer(&report, "watchdog_s").parse().expect("a number");
     assert!((2.5..5.0).contains(&found), "{found}");
+    // Nothing is left open but what needs a bus.
+    let all = report["unknowns"].as_object().expect("a table").iter();
+    let open: Vec<_> = all.filter(|(_, f)| f["observed"] == false).map(|(name, _)| name.as_str()).collect();
+    assert_eq!(open, ["boot_rom_on_errors", "port_power", "usb_descriptors", "usb_reset"]);
+    tool::schema::holds("selftest", &report);
     assert!(report["seconds"].as_f64().expect("a number") < 180.0, "{}", report["seconds"]);
     assert_eq!(answer(&report, "missing_acks"), "tolerated");
     assert_eq!(answer(&report, "pipelined_commands"), "all");
@@ -110,7 +134,13 @@ fn a_quick_one_stays_in_its_time_and_says_what_it_did_not_see() {
     }
     assert_eq!(answer(&report, "wire_variant"), "V1");
     assert_eq!(answer(&report, "nce_overflow"), "infinity");
-    assert_eq!(report["unknowns"].as_object().expect("a table").len(), 22);
+    assert_eq!(report["unknowns"].as_object().expect("a table").len(), 26);
+    println!("quick: {} s", report["seconds"]);
+    let sizes: Vec<_> =
+        report["sizes"].as_array().expect("sizes").iter().map(|s| (&s["bytes"], &s["good"])).collect();
+    let wanted = [64, 4 << 10, 256 << 10, 4 << 20].map(|n: u64| (Value::from(n), Value::from(true)));
+    assert_eq!(sizes, wanted.iter().map(|(n, good)| (n, good)).collect::<Vec<_>>());
+    assert_eq!(report["profile"], "own", "a profile's name is somebody's word");
     // Nobody's name, machine or folder.
     let text = fs::read_to_string(folder.path().join("report.json")).expect("written");
     let mut secrets = vec![folder.path().display().to_string(), env!("CARGO_MANIFEST_DIR").to_owned()];
@@ -163,25 +193,82 @@ fn fits(folder: &Path) {
 #[test]
 fn a_fitted_profile_has_the_settings_of_the_stick() {
     let folder = tempfile::tempdir().expect("temporary folder");
-    let path = profile(
-        &folder,
-        "status = \"after\"\ncreates_streams = true\nrefused_input = \"keep\"\nmax_fifos = 8",
-    );
-    report(&format!("1,{}", path.display()), &["--yes", "--timing", "zero"], folder.path());
-    let file = folder.path().join("report.json");
-    let ran = run(&["sim", "calibrate", "--from", file.to_str().expect("UTF-8")]);
-    for part in ["status = \"after\"", "creates_streams = true", "refused_input = \"keep\"", "max_fifos = 8"]
-    {
-        assert!(ran.stdout.contains(part), "expected {part} in:\n{}", ran.stdout);
-    }
+    let path = profile(&folder, "watchdog_s = 60.0\n[heat]\ntau_s = 1.0\nlower_guard_c = 62.0");
+    let report = report(&format!("1,{}", path.display()), &["--heat", "--heat-seconds", "3"], folder.path());
+    let points = report["heat"].as_array().expect("points");
+    let level = |p: &Value| p["level"].as_f64().expect("a number");
+    assert!(points.iter().any(|p| level(p) >= 1.0 && p["service_ms"].as_f64() > Some(0.0)), "{points:?}");
+    let last = points.last().expect("a point");
+    assert!(level(last) < 1.0, "its level was followed to its end: {points:?}");
+    let seconds: Vec<_> = points.iter().map(|p| p["seconds"].as_f64().expect("a number")).collect();
+    assert!(seconds.windows(2).all(|s| s[1] - s[0] >= 1.0), "{seconds:?}");
+    tool::schema::holds("selftest", &report);
 }
 
+/// Steps that disturb a stick wait for a word, and each says so.
 #[test]
-fn heat_is_written_down_each_second() {
+fn nothing_disturbs_a_stick_without_consent() {
     let folder = tempfile::tempdir().expect("temporary folder");
-    let report = report("1", &["--heat", "--heat-seconds", "2", "--yes", "--timing", "zero"], folder.path());
-    let points = report["heat"].as_array().expect("points");
-    assert!(!points.is_empty() && points[0]["celsius"].as_f64().expect("a number") > 10.0, "{points:?}");
+    let report = report("1", &["--full", "--timing", "zero"], folder.path());
+    let steps = report["steps"].as_array().expect("steps");
+    for name in ["refused trigger", "missing acks", "stop in mid-tensor", "watchdog"] {
+        let step = steps.iter().find(|s| s["name"] == name).unwrap_or_else(|| panic!("no step {name}"));
+        assert_eq!(step["outcome"], "skipped", "{step}");
+        assert!(step["detail"].as_str().is_some_and(|d| d.contains("--yes")), "{step}");
+    }
+    // The first that disturbs comes behind the last that does not.
+    let place = |name| steps.iter().position(|s| s["name"] == name).expect("a step");
+    assert!(place("ordering ladder") < place("refused trigger"));
+}
+
+/// A stick that dies in the middle of it costs no more than the time of its mode, and what was seen before is in the report.
+#[test]
+fn a_dead_stick_ends_in_a_report_in_time() {
+    let folder = tempfile::tempdir().expect("temporary folder");
+    let (plan, file) = (folder.path().join("plan.toml"), folder.path().join("report.json"));
+    fs::write(&plan, "[[fault]]\nkind = \"hang\"\nnth = 7\n").expect("written");
+    let mut command = ncs2ctl();
+    command.args(["--sim", "1", "--timing", "zero", "--fault"]).arg(&plan);
+    let output = command.args(["selftest", "--report"]).arg(&file).output().expect("it starts");
+    assert_eq!(output.status.code(), Some(1), "{}", String::from_utf8_lossy(&output.stderr));
+    let report: Value = serde_json::from_str(&fs::read_to_string(&file).expect("written")).expect("JSON");
+    assert_eq!((&report["passed"], &report["simulated"]), (&false.into(), &true.into()));
+    assert!(report["seconds"].as_f64().expect("a number") < 60.0, "{}", report["seconds"]);
+    assert!(!report["timeline"].as_array().expect("lines").is_empty());
+    let failed = report["steps"].as_array().expect("steps").iter().find(|s| s["outcome"] == "failed");
+    assert!(failed.is_some_and(|s| s["name"] == "first inferences"), "{failed:?}");
+}
+
+/// What a report has proven is what the tool takes by default: seen from the outside at the firmware file. A virtual stick's
+/// report, in the same folder, proves nothing.
+#[test]
+fn a_report_of_a_real_stick_changes_the_defaults_for_its_firmware() {
+    let folder = tempfile::tempdir().expect("temporary folder");
+    let made = report("1", &["--timing", "zero"], folder.path());
+    let (firmware, data) = (folder.path().join("made-up.mvcmd"), folder.path().join("data"));
+    let reports = data.join("ncs2/field");
+    fs::create_dir_all(&reports).expect("a folder");
+    // No stick boots this; that it is accepted at all is --any-firmware.
+    fs::write(&firmware, [7_u8; 4096]).expect("written");
+    let ask = || {
+        let mut command = ncs2ctl();
+        command
+            .env("XDG_DATA_HOME", &data)
+            .args(["--any-firmware", "--json", "firmware", "verify"])
+            .arg(&firmware);
+        let output = command.output().expect("it starts");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        serde_json::from_slice::<Value>(&output.stdout).expect("a document")
+    };
+    let before = ask();
+    assert_eq!(before["proven"], serde_json::json!({"reports": 0, "pipelined": false, "guards": null}));
+    let mut report = made;
+    report["stick"]["firmware_sha256"] = before["sha256"].clone();
+    fs::write(reports.join("mine.json"), report.to_string()).expect("written");
+    assert_eq!(ask()["proven"]["reports"], 0, "a virtual stick proves nothing");
+    report["simulated"] = false.into();
+    fs::write(reports.join("mine.json"), report.to_string()).expect("written");
+    assert_eq!(ask()["proven"], serde_json::json!({"reports": 1, "pipelined": true, "guards": null}));
 }
 
 /// Wrong answers are found: the `hash` engine does not compute the network.

@@ -9,6 +9,7 @@ use ncs2::transport::usb::discover::{self, FoundState};
 use serde_json::{Value, json};
 
 use crate::client::{Client, Who};
+use crate::figures::{head, row};
 use crate::host::Setup;
 use crate::{bench, conformance, faults, knobs, wires};
 
@@ -69,6 +70,7 @@ pub(crate) fn run(wanted: &[&str]) -> Result<bool, String> {
         for note in &guest.notes {
             println!("      {note}");
         }
+        guest.record(name, &verdict);
         match &verdict {
             Ok(()) => passed += 1,
             Err(why) if why.starts_with(SKIPPED) => skipped += 1,
@@ -114,6 +116,25 @@ impl Guest {
             Some((_, table)) => table.push_str(rows),
             None => self.table(name, head() + rows),
         }
+    }
+
+    /// A test of what the vendor's client can do, or says, goes into a table by its name.
+    fn record(&mut self, name: &str, verdict: &Verdict) {
+        if !name.starts_with("conformance::") && !name.starts_with("wire::") {
+            return;
+        }
+        let word = match verdict {
+            Ok(()) => "passed",
+            Err(why) if why.starts_with(SKIPPED) => "skipped",
+            Err(_) => "FAILED",
+        };
+        let said = self.notes.iter().flat_map(|note| note.lines().next()).collect::<Vec<_>>().join("; ");
+        let line = row([format!("`{name}`"), word.to_owned(), said]);
+        let begin = || {
+            "What both clients did on the same virtual stick, by test.\n\n".to_owned()
+                + &head(["test", "", ""])
+        };
+        self.rows("tests", begin, &line);
     }
 
     /// One line to the host, and its answer.

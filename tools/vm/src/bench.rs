@@ -98,7 +98,15 @@ impl Bench {
     pub(crate) fn fresh_of(&mut self, n: usize, profile: &str) -> Result<Found, String> {
         self.pull(n)?;
         self.wait_gone(n)?;
-        self.plug(n, profile)?;
+        self.plug(n, profile, "")?;
+        self.wait_for(n, FoundState::Unbooted)
+    }
+
+    /// As [`Bench::fresh_of`], and the stick computes what its networks say.
+    pub(crate) fn fresh_that_executes(&mut self, n: usize, profile: &str) -> Result<Found, String> {
+        self.pull(n)?;
+        self.wait_gone(n)?;
+        self.plug(n, profile, "execute")?;
         self.wait_for(n, FoundState::Unbooted)
     }
 
@@ -107,8 +115,10 @@ impl Bench {
         self.command(&format!("unplug {n}")).map(drop)
     }
 
-    fn plug(&mut self, n: usize, profile: &str) -> Result<(), String> {
-        self.command(&format!("plug {n} {}/profiles/{profile}.toml", env!("CARGO_MANIFEST_DIR"))).map(drop)
+    /// `engine`: the emulator's own where it is empty.
+    fn plug(&mut self, n: usize, profile: &str, engine: &str) -> Result<(), String> {
+        let file = format!("{}/profiles/{profile}.toml", env!("CARGO_MANIFEST_DIR"));
+        self.command(format!("plug {n} {file} {engine}").trim_end()).map(drop)
     }
 
     /// What the emulator says of stick `n`.
@@ -150,7 +160,7 @@ impl Bench {
     pub(crate) fn all_fresh(&mut self) -> Result<Vec<Found>, String> {
         self.all_gone()?;
         for n in 0..self.sticks {
-            self.plug(n, PROFILE)?;
+            self.plug(n, PROFILE, "")?;
         }
         (0..self.sticks).map(|n| self.wait_for(n, FoundState::Unbooted)).collect()
     }

@@ -16,6 +16,7 @@ mod owners;
 mod readme;
 mod reset;
 mod rights;
+mod selftest;
 mod sizes;
 mod speed;
 mod unplug;
@@ -35,7 +36,8 @@ type Test = fn(&mut Bench) -> Verdict;
 /// A check that fails with its own text.
 macro_rules! ensure {
     ($condition:expr, $($text:tt)+) => {
-        if !$condition {
+        let holds: bool = $condition;
+        if !holds {
             return Err(format!($($text)+));
         }
     };
@@ -66,6 +68,7 @@ const TESTS: &[(&str, Test)] = &[
     ("reset::usb_reset_and_power", reset::usb_reset_and_power),
     ("reset::stick_of_nobody_is_reset_first", reset::stick_of_nobody_is_reset_first),
     ("reset::watch_tells_arrivals_by_port", reset::watch_tells_arrivals_by_port),
+    ("selftest::a_virtual_stick_on_usb_proves_nothing", selftest::a_virtual_stick_on_usb_proves_nothing),
     ("rights::users_may_open_with_the_rule_alone", rights::users_may_open_with_the_rule_alone),
     ("readme::commands_of_the_readme_work", readme::commands_of_the_readme_work),
     ("sizes::around_a_packet", sizes::around_a_packet),
@@ -82,6 +85,7 @@ const TESTS: &[(&str, Test)] = &[
     ("owners::stopped_while_others_infer", owners::stopped_while_others_infer),
     ("fleet::driver_boots_and_answers", fleet::driver_boots_and_answers),
     ("fleet::every_model_answers", fleet::every_model_answers),
+    ("fleet::all_boot_in_the_time_of_two", fleet::all_boot_in_the_time_of_two),
     ("fleet::all_sticks_answer_alike", fleet::all_sticks_answer_alike),
     ("fleet::pulled_stick_costs_no_answer", fleet::pulled_stick_costs_no_answer),
     ("mapped::buffers_are_mapped_and_answers_right", mapped::buffers_are_mapped_and_answers_right),

@@ -142,7 +142,7 @@ pub(crate) fn driver_against_libusb(bench: &mut Bench) -> Verdict {
     Ok(())
 }
 
-/// Of an opened stick with nothing to do: pings and telemetry, once a second each.
+/// Of an opened stick with nothing to do: a ping and the temperature, once a second together.
 pub(crate) fn idle_sticks_sleep(bench: &mut Bench) -> Verdict {
     const WINDOW: Duration = Duration::from_secs(5);
     let fleet = open(bench, Ordering::Vendor)?;

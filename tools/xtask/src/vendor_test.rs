@@ -46,7 +46,8 @@ pub fn run(args: &[&str]) -> Result<(), Stop> {
     }
     machine::programs()?;
     let vendor = Vendor::prepare()?;
-    let mut build = cargo(&["build", "--quiet", "-p", "ncs2-vendor-tests"]);
+    // As `vm-test` builds it: with the same features nothing is built twice.
+    let mut build = cargo(&["build", "--quiet", "--workspace", "--bins", "--examples"]);
     if release {
         build.arg("--release");
     }

@@ -153,6 +153,77 @@ proptest! {
         bench.halves(0x321, &[taps as u32, ic as u32, oc as u32], &stored);
         let params = [kernel.0, kernel.1, stride.0, stride.1, pad.0, pad.1, dilation.0, dilation.1].map(|p| p as u32);
         near(&bench.read(0, &params, out), &expected);
+        // The reference form has this order of weights for every kernel.
+        near(&bench.read(58, &params, out), &expected);
+    }
+}
+
+/// A volume of depth 1 is a plane, and a sum over planes is a volume: both against the definition of planes.
+#[test]
+fn volumes_are_convolved_by_the_definition() {
+    // W, H, D, C in and out; kernel, stride, dilation, padding along W, H, D.
+    for (from, (ic, oc), kernel, stride, dilation, pad) in [
+        ([5, 4, 3], (2, 3), [3, 2, 2], [1, 1, 1], [1, 1, 1], [1, 1, 0]),
+        ([6, 5, 4], (1, 2), [2, 2, 3], [2, 1, 1], [1, 2, 1], [0, 0, 1]),
+        ([4, 4, 1], (3, 1), [3, 3, 1], [1, 1, 1], [1, 1, 1], [1, 1, 0]),
+    ] {
+        let to: [usize; 3] = std::array::from_fn(|d| {
+            (from[d] + 2 * pad[d] - (dilation[d] * (kernel[d] - 1) + 1)) / stride[d] + 1
+        });
+        let cells: usize = from.iter().product();
+        let taps: usize = kernel.iter().product();
+        let (input, weights) = (noise(ic * cells, 3), noise(oc * ic * taps, 4));
+        let bias = noise(oc, 5);
+        let mut expected = Vec::new();
+        for o in 0..oc {
+            for z in 0..to[2] {
+                let mut plane = vec![bias[o]; to[0] * to[1]];
+                for kz in 0..kernel[2] {
+                    let Some(depth) = (z * stride[2] + kz * dilation[2]).checked_sub(pad[2]) else {
+                        continue;
+                    };
+                    if depth >= from[2] {
+                        continue;
+                    }
+                    let area = from[0] * from[1];
+                    let slice = |c: usize| &input[c * cells + depth * area..][..area];
+                    let flat: Vec<f32> = (0..ic).flat_map(slice).copied().collect();
+                    let square = kernel[0] * kernel[1];
+                    let of = |c: usize| &weights[(o * ic + c) * taps + kz * square..][..square];
+                    let kernels: Vec<f32> = (0..ic).flat_map(of).copied().collect();
+                    let pair = |a: [usize; 3]| (a[0], a[1]);
+                    let s = Shape {
+                        ic,
+                        oc: 1,
+                        from: pair(from),
+                        to: pair(to),
+                        kernel: pair(kernel),
+                        stride: pair(stride),
+                        dilation: pair(dilation),
+                        pad: pair(pad),
+                    };
+                    let more = definition(s, &flat, &kernels);
+                    plane.iter_mut().zip(more).for_each(|(sum, more)| *sum += more);
+                }
+                expected.extend(plane);
+            }
+        }
+        const NCDHW: u32 = 0x43521;
+        let dims = |v: [usize; 3], c: usize| [v[0], v[1], v[2], c, 1].map(|d| d as u32);
+        let mut bench = Bench::default();
+        bench.input(NCDHW, &dims(from, ic), &input);
+        let out = bench.output(NCDHW, &dims(to, oc));
+        bench.halves(NCDHW, &[kernel[0], kernel[1], kernel[2], ic, oc].map(|d| d as u32), &weights);
+        bench.halves(C, &[oc as u32], &bias);
+        let list = |v: [usize; 3]| [3, v[0] as u32, v[1] as u32, v[2] as u32];
+        let mut params = [pad, pad, stride, dilation].map(list).concat();
+        params.push(1);
+        near(&bench.read(116, &params, out), &expected);
+        // Two groups, and lists of two axes: refused by name, not computed wrongly.
+        *params.last_mut().expect("groups") = 2;
+        assert!(bench.why(116, &params).contains("groups"));
+        params[0] = 2;
+        assert!(bench.why(116, &params).contains("3 axes"));
     }
 }
 

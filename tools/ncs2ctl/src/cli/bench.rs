@@ -68,7 +68,7 @@ pub struct BenchArgs {
     #[arg(long, value_name = "MS", value_parser = positive)]
     pub target_latency: Option<f64>,
     /// Order on the wire
-    #[arg(long, value_enum, default_value = "vendor")]
+    #[arg(long, value_enum, default_value = "auto")]
     pub ordering: OrderingArg,
     /// Pin the threads of the driver: auto by this computer's cores and USB controllers, none, or CPUs such as 0,2-3
     #[arg(long, value_name = "auto|none|LIST", default_value = "none")]

@@ -66,7 +66,7 @@ pub struct CheckArgs {
     #[arg(long, value_name = "S[,S,S]", value_delimiter = ',')]
     pub compiled_scale: Vec<f32>,
     /// Order on the wire
-    #[arg(long, value_enum, default_value = "vendor")]
+    #[arg(long, value_enum, default_value = "auto")]
     pub ordering: OrderingArg,
 }
 

@@ -15,6 +15,7 @@ use crate::cli::Global;
 use crate::failure::{Failure, Outcome, Result};
 use crate::folders::{self, Scratch};
 use crate::output::Output;
+use crate::selftest::proven::{self, Proven};
 use crate::vendor_compiler::REQUIREMENT;
 use crate::wheel;
 
@@ -99,6 +100,7 @@ struct Verified {
     known: bool,
     release: Option<String>,
     verified_on_hardware: Option<bool>,
+    proven: Proven,
 }
 
 /// Lists or verifies.
@@ -281,6 +283,7 @@ fn verify(global: &Global, output: &Output, file: Option<&PathBuf>) -> Result<Ou
         Some(path) => Firmware::read(path, global.any_firmware)?,
         None => Firmware::find(global.firmware.as_deref(), global.any_firmware)?,
     };
+    let proven = Proven::by(&proven::evidence(), &firmware.sha256);
     let (known, path) = (firmware.known, firmware.path.display().to_string());
     if output.is_json() {
         output.document(&Verified {
@@ -291,13 +294,14 @@ fn verify(global: &Global, output: &Output, file: Option<&PathBuf>) -> Result<Ou
             release: known.as_ref().map(|k| k.release.clone()),
             verified_on_hardware: known.as_ref().map(|k| k.verified_on_hardware),
             known: known.is_some(),
+            proven,
         })?;
     } else {
         let what = known.map_or_else(
             || "unknown to this version, accepted because of --any-firmware".to_owned(),
             |k| format!("{} of {}, size and sha256 right", k.name, k.release),
         );
-        output.text(&format!("{path}: {what}\n"))?;
+        output.text(&format!("{path}: {what}\nproven {}\n", proven.describe()))?;
     }
     Ok(Outcome::Ok)
 }

@@ -13,7 +13,7 @@ use ncs2::ErrorKind;
 use serde::Serialize;
 use serde_json::Value;
 
-use crate::cli::{EngineArg, Global, Sim, TimingArg, positive_duration};
+use crate::cli::{EngineArg, Global, Sim, TimingArg, WireArg, positive_duration};
 use crate::failure::{Failure, Outcome, Result, one_line};
 use crate::folders::Scratch;
 use crate::onnx::{fold, quantized};
@@ -357,6 +357,8 @@ fn sticks(global: &Global) -> Vec<String> {
     words.extend(global.device.iter().map(|id| format!("--device={id}")));
     words.extend(global.firmware.iter().map(|path| format!("--firmware={}", path.display())));
     words.extend(global.any_firmware.then(|| "--any-firmware".to_owned()));
+    words.extend(global.wire.map(|WireArg::V1| "--wire=v1".to_owned()));
+    words.extend(global.allow_custom.then(|| "--allow-custom".to_owned()));
     words.extend(global.engine.map(|engine| match engine {
         EngineArg::Execute => "--engine=execute".to_owned(),
         EngineArg::Hash => "--engine=hash".to_owned(),

@@ -61,6 +61,16 @@ pub fn full_packets() -> Carried {
     Carried::new("conv_groups_b4", blob)
 }
 
+/// One ReLU each: 64 B, 4 KiB, 256 KiB and 4 MiB of FP16 in, and as much out.
+pub fn sizes() -> [Carried; 4] {
+    [
+        Carried::new("relu_64", file!("selftest/relu_64.blob")),
+        Carried::new("relu_4k", file!("selftest/relu_4k.blob")),
+        Carried::new("relu_256k", file!("selftest/relu_256k.blob")),
+        Carried::new("relu_4m", file!("selftest/relu_4m.blob")),
+    ]
+}
+
 impl Carried {
     fn new(name: &'static str, blob: Vec<u8>) -> Self {
         let graph = Graph::parse(&blob).expect("a committed graph");
@@ -150,7 +160,10 @@ mod tests {
 
     #[test]
     fn carried_graphs_run_and_tell_inputs_apart() {
-        for carried in [tiny(), mlp(), full_packets()] {
+        let sizes = sizes();
+        let bytes = sizes.each_ref().map(|carried| (carried.graph.input_bytes, carried.graph.output_bytes));
+        assert_eq!(bytes, [64, 4 << 10, 256 << 10, 4 << 20].map(|n| (n, n)));
+        for carried in [tiny(), mlp(), full_packets()].into_iter().chain(sizes) {
             let (a, b) = (carried.input(1), carried.input(2));
             let (x, y) = (carried.expected(&a), carried.expected(&b));
             assert_ne!(x, y, "{}", carried.name);

@@ -8,6 +8,8 @@ use ncs2::transport::usb::discover;
 
 /// Device descriptor's length, USB 3.2 table 9-11.
 const DEVICE_LEN: usize = 18;
+/// String of a virtual stick's configuration, `ncs2_device::face`.
+const VIRTUAL: &str = "simulated";
 /// Descriptor type of an endpoint.
 const ENDPOINT: u8 = 5;
 
@@ -18,6 +20,15 @@ pub fn of(id: &StickId) -> Option<Vec<u8>> {
     let ports: Vec<String> = stick.ports.iter().map(ToString::to_string).collect();
     let path = format!("/sys/bus/usb/devices/{}-{}/descriptors", stick.bus, ports.join("."));
     fs::read(path).ok().filter(|bytes| bytes.len() >= DEVICE_LEN)
+}
+
+/// Whether the stick with this id says of itself that it is virtual: behind a kernel's USB it looks like any other, but for the
+/// string of its configuration.
+pub fn is_virtual(id: &StickId) -> bool {
+    let Some(stick) = discover::find(id) else { return false };
+    let ports: Vec<String> = stick.ports.iter().map(ToString::to_string).collect();
+    let path = format!("/sys/bus/usb/devices/{}-{}/configuration", stick.bus, ports.join("."));
+    fs::read_to_string(path).is_ok_and(|text| text.trim() == VIRTUAL)
 }
 
 /// `03e7:2485 usb 2.0 endpoints 01/512 81/512`.
@@ -65,5 +76,6 @@ mod tests {
         assert_eq!(summary(&bytes), "03e7:2485 usb 2.0 endpoints");
         assert_eq!(hex(&[0, 255]), "00ff");
         assert_eq!(of(&StickId::sim(3)), None);
+        assert!(!is_virtual(&StickId::sim(3)));
     }
 }

@@ -4,16 +4,20 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ncs2::Port;
 use ncs2::clock::{Clock, Instant, Monotonic};
+use ncs2::transport::usb::discover::Found;
+use ncs2::transport::usb::reset;
 use ncs2::transport::{Connection, MemoryKind, TraceSink, Tracer};
 use ncs2::wire::{Capabilities, DeviceCommand, PowerConfig, ThermalStats, UsedMemory, WireVersion};
+use ncs2::{ErrorKind, Port};
+use ncs2_device::Profile;
 use parking_lot::Mutex;
 
+use super::arrival;
 use super::carried::{self, Carried};
 use super::descriptors;
 use super::findings::{self, Finding, Findings, INFERENCES, UNKNOWNS};
-use super::report::{Depth, GraphRun, HeatPoint, Host, Memory, Report, Rung, SCHEMA, Step, Stick};
+use super::report::{Depth, GraphRun, HeatPoint, Host, Memory, Report, Rung, SCHEMA, SizeRun, Step, Stick};
 use super::session::{Loaded, Session, Trouble, Waits};
 use super::timeline::Timeline;
 use crate::trace::Boxed;
@@ -26,6 +30,11 @@ const FIRST: u64 = 20;
 const REFUSED_WAIT: Duration = Duration::from_millis(400);
 /// How long a watchdog is waited for: the longest that a profile has, and a little.
 const WATCHDOG_WAIT: Duration = Duration::from_secs(70);
+
+/// Longest wait for a boot ROM after a USB reset, and after power was given again.
+const RETURN: Duration = Duration::from_secs(5);
+/// Longest look at how a throttled stick cools, so that the end of its level is seen.
+const COOLING: Duration = Duration::from_secs(600);
 
 /// How much is asked of the stick.
 #[derive(Clone, Copy, PartialEq, Debug)]
@@ -53,6 +62,11 @@ impl Mode {
             Mode::Quick => Duration::from_secs(45),
             _ => Duration::from_secs(165),
         }
+    }
+
+    /// No wait lasts beyond it, but for heat.
+    fn end(self) -> Duration {
+        self.budget() + Duration::from_secs(10)
     }
 }
 
@@ -86,7 +100,8 @@ impl Exam {
     pub fn new(port: Port, mode: Mode, consent: bool, tell: impl FnMut(&str) + 'static) -> Self {
         let simulated = port.profile().is_some();
         // A path of somebody's profile says where he lives.
-        let profile = port.profile().map(|p| p.rsplit('/').next().unwrap_or(p).to_owned());
+        let known = |p: &str| Profile::BUILT_IN.contains(&p);
+        let profile = port.profile().map(|p| if known(p) { p.to_owned() } else { "own".to_owned() });
         let unknowns = UNKNOWNS
             .iter()
             .map(|(name, what)| ((*name).to_owned(), Finding::none(format!("{what}: no step came to it"))));
@@ -107,7 +122,10 @@ impl Exam {
                 link_mbps: 0,
                 max_packet_bytes: 0,
                 memory: String::new(),
+                mapped_read_mb_s: 0,
+                ordinary_read_mb_s: 0,
                 boot_ms: 0.0,
+                boot: Vec::new(),
                 ping_us: 0.0,
             },
             steps: Vec::new(),
@@ -116,6 +134,7 @@ impl Exam {
             thermal: Vec::new(),
             graphs: Vec::new(),
             depths: Vec::new(),
+            sizes: Vec::new(),
             ladder: Vec::new(),
             heat: Vec::new(),
             timeline: Vec::new(),
@@ -135,6 +154,7 @@ impl Exam {
         self.say("boot_rom_on_errors", Finding::none("no step makes the boot ROM fail on purpose"));
         self.step("first inferences", Self::first_connection);
         self.step("networks", Self::second_connection);
+        self.step("sizes", Self::sizes);
         self.step("ordering ladder", Self::climb);
         if self.consent {
             self.step("refused trigger", Self::refused_trigger);
@@ -150,9 +170,19 @@ impl Exam {
                 self.skip(name, "disturbs the stick: needs --yes");
             }
         }
-        self.skip("hub port power", "not part of this version: `ncs2ctl reset --power`");
         if let Mode::Heat(time) = self.mode {
             self.step("heat", move |exam| exam.heat(time));
+        }
+        // Last: a stick that such a step leaves without life needs a hand.
+        if self.port.profile().is_some() {
+            self.skip("USB reset", "a virtual stick of this process is on no bus");
+            self.skip("hub port power", "a virtual stick of this process is on no bus");
+        } else if self.consent {
+            self.step("USB reset", Self::usb_reset);
+            self.step("hub port power", Self::port_power);
+        } else {
+            self.skip("USB reset", "disturbs the stick: needs --yes");
+            self.skip("hub port power", "disturbs the stick: needs --yes");
         }
         self.report.passed = self.report.steps.iter().all(|step| step.outcome != "failed");
         self.report.seconds = (self.clock.now().as_nanos() / 1_000_000) as f64 / 1e3;
@@ -186,9 +216,35 @@ impl Exam {
         self.report.steps.push(Step { name: name.into(), outcome: outcome.into(), detail, took_ms });
     }
 
+    /// What is left of the time of this mode; a heat run has what it needs.
+    fn left(&self) -> Duration {
+        match self.mode {
+            Mode::Heat(_) => Duration::from_secs(365 * 86400),
+            mode => mode.end().saturating_sub(self.clock.now().saturating_since(Instant::ZERO)),
+        }
+    }
+
     fn connect(&mut self, sink: Option<&TraceSink>) -> Result<Session, Trouble> {
+        let mut session = self.connect_unbound(sink)?;
+        session.bound(self.left());
+        Ok(session)
+    }
+
+    fn connect_unbound(&mut self, sink: Option<&TraceSink>) -> Result<Session, Trouble> {
         let odd = |e: ncs2::Error| Trouble::Odd("connect", scrubbed(&e));
-        let Connection { transport, version } = self.port.connect(CONNECT).map_err(odd)?;
+        let (limit, port) = (CONNECT.min(self.left()), &mut self.port);
+        let first = sink.is_some() && port.profile().is_none();
+        let connected = if first {
+            let id = port.id().clone();
+            let (connected, moments) = arrival::during(&id, || port.connect(limit));
+            self.report.stick.boot = moments;
+            connected
+        } else {
+            port.connect(limit)
+        };
+        let Connection { transport, version } = connected.map_err(odd)?;
+        // Behind a kernel's USB a virtual stick looks like any other, and its report must not.
+        self.report.simulated |= descriptors::is_virtual(self.port.id());
         let variant = match version {
             WireVersion::V1 => Finding::of("V1", "a session in V1 was understood"),
             other => Finding::of(format!("{other:?}"), "the firmware file's variant"),
@@ -221,6 +277,7 @@ impl Exam {
             MemoryKind::InProcess => "in-process",
         }
         .into();
+        (self.report.stick.mapped_read_mb_s, self.report.stick.ordinary_read_mb_s) = session.reading();
         self.descriptors(before, descriptors::of(self.port.id()));
         let packet_bytes = session.packet_bytes();
         let id = ncs2::StickId::sim(0);
@@ -239,7 +296,7 @@ impl Exam {
 
     fn descriptors(&mut self, before: Option<Vec<u8>>, after: Option<Vec<u8>>) {
         let both = [before, after];
-        let finding = if self.report.simulated {
+        let finding = if self.port.profile().is_some() {
             Finding::none("a virtual stick of this process has no descriptors")
         } else if both.iter().all(Option::is_none) {
             Finding::none("sysfs shows none")
@@ -265,6 +322,8 @@ impl Exam {
         ] {
             self.say(name, Finding::of(value.to_string(), "GET_CAPABILITIES"));
         }
+        self.say("fw_version", Finding::of(format!("{:?}", c.fw_version), "GET_CAPABILITIES"));
+        self.say("tensor_version", Finding::of(format!("{:?}", c.tensor_version), "GET_CAPABILITIES"));
         let tensor = seen.loaded.tensors.map(|t| format!("{},{},{},{}", t.n, t.c, t.w, t.h));
         let evidence = "n,c,w,h of input and output of a network with input 1x3x32x32 and 10 classes";
         self.say("tensor_descriptors", Finding::of(tensor.join(" "), evidence));
@@ -348,6 +407,49 @@ impl Exam {
             session.unload(graph)?;
         }
         Ok(loaded.len())
+    }
+
+    /// Small and large tensors, from each kind of memory that the transport has.
+    fn sizes(&mut self) -> Result<String, Trouble> {
+        let mut session = self.open()?;
+        for carried in carried::sizes() {
+            let loaded = session.load(&carried.blob, 1, 2)?;
+            for mapped in [false, true] {
+                session.mapped = mapped;
+                let (mut send, mut whole, mut good) = (Duration::MAX, Duration::MAX, true);
+                for n in 0..3 {
+                    let input = carried.input(n);
+                    let begin = session.now();
+                    let outputs = session.infer(&loaded, std::slice::from_ref(&input), Waits::VENDOR, 1)?;
+                    whole = whole.min(session.now() - begin);
+                    send = send.min(session.sent);
+                    good &= all_right(&carried, &[input], &outputs);
+                }
+                if mapped && !session.sent_mapped {
+                    break;
+                }
+                let memory = match session.info().memory {
+                    MemoryKind::InProcess => "in-process",
+                    _ if mapped => "mapped",
+                    _ => "copied",
+                };
+                self.report.sizes.push(SizeRun {
+                    bytes: carried.graph.input_bytes,
+                    memory: memory.into(),
+                    send_ms: send.as_secs_f64() * 1e3,
+                    infer_ms: whole.as_secs_f64() * 1e3,
+                    good,
+                });
+            }
+            session.mapped = false;
+            session.unload(&loaded)?;
+        }
+        session.reset()?;
+        let wrong = self.report.sizes.iter().filter(|run| !run.good).count();
+        if wrong > 0 {
+            return Err(Trouble::Odd("sizes", format!("{wrong} runs beyond 1 % of their reference")));
+        }
+        Ok(format!("{} runs of 64 B to 4 MiB right", self.report.sizes.len()))
     }
 
     /// One relaxation more at a time, on one connection as long as the stick goes along; after one that it does not bear, a
@@ -491,7 +593,8 @@ impl Exam {
         let mut session = self.open()?;
         session.feed_watchdog()?;
         session.pings = false;
-        match session.wait_gone(WATCHDOG_WAIT)? {
+        let patience = WATCHDOG_WAIT.min(self.left());
+        match session.wait_gone(patience)? {
             Some(time) => {
                 let seconds = time.as_secs_f64();
                 self.say(
@@ -501,7 +604,7 @@ impl Exam {
                 Ok(format!("left the bus after {seconds:.1} s without a ping"))
             }
             None => {
-                let limit = WATCHDOG_WAIT.as_secs();
+                let limit = patience.as_secs();
                 self.say("watchdog_s", Finding::of(format!("more than {limit}"), "it stayed on the bus"));
                 let _ = session.reset();
                 Ok(format!("stayed for {limit} s"))
@@ -511,6 +614,7 @@ impl Exam {
 
     fn heat(&mut self, time: Duration) -> Result<String, Trouble> {
         let mut session = self.open()?;
+        session.pings = true;
         let carried = carried::squeezenet();
         let loaded = session.load(&carried.blob, 1, 4)?;
         let inputs: Vec<_> = (0..4).map(|n| carried.input(n)).collect();
@@ -530,12 +634,63 @@ impl Exam {
                 celsius: stats.raw[1],
                 level: stats.raw[0],
                 service_ms: took.as_secs_f64() * 1e3 / count as f64,
+                resting: false,
+            });
+        }
+        // How it cools, until its level is over.
+        let rest = session.now();
+        let throttled = |report: &Report| report.heat.last().is_some_and(|p| p.level >= 1.0);
+        while throttled(&self.report) && session.now() - rest < COOLING {
+            session.rest(Duration::from_secs(1))?;
+            let reply = session.device("GET_THERMAL_STATS", DeviceCommand::ThermalStats)?;
+            let Ok(stats) = ThermalStats::parse(&reply) else { continue };
+            self.report.heat.push(HeatPoint {
+                seconds: (session.now() - begin).as_secs_f64(),
+                celsius: stats.raw[1],
+                level: stats.raw[0],
+                service_ms: 0.0,
+                resting: true,
             });
         }
         session.unload(&loaded)?;
         session.reset()?;
         let hottest = self.report.heat.iter().map(|p| p.celsius).fold(f32::MIN, f32::max);
         Ok(format!("{} points, hottest {hottest:.1} C", self.report.heat.len()))
+    }
+
+    /// A USB reset of the booted stick, as from outside.
+    fn usb_reset(&mut self) -> Result<String, Trouble> {
+        drop(self.open()?);
+        self.brought_back("usb_reset", |id| reset::reset_port(id, RETURN))
+    }
+
+    /// Power off and on at the port of its hub.
+    fn port_power(&mut self) -> Result<String, Trouble> {
+        self.brought_back("port_power", |id| reset::power_cycle(id, RETURN))
+    }
+
+    fn brought_back(
+        &mut self,
+        name: &str,
+        act: impl FnOnce(&ncs2::StickId) -> ncs2::Result<Found>,
+    ) -> Result<String, Trouble> {
+        let begin = self.clock.now();
+        let (finding, detail) = match act(self.port.id()) {
+            Ok(_) => {
+                let ms = (self.clock.now() - begin).as_secs_f64() * 1e3;
+                (
+                    Finding::of("boot ROM", format!("back after {ms:.0} ms")),
+                    format!("boot ROM after {ms:.0} ms"),
+                )
+            }
+            // Rights, or a hub that cannot: says nothing of the stick.
+            Err(e) if e.kind() != ErrorKind::Unsupported || name == "port_power" => {
+                (Finding::none(scrubbed(&e)), format!("not possible here: {}", scrubbed(&e)))
+            }
+            Err(e) => (Finding::of("not reached", scrubbed(&e)), "the boot ROM did not come back".into()),
+        };
+        self.say(name, finding);
+        Ok(detail)
     }
 }
 

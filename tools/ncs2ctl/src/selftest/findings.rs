@@ -42,13 +42,15 @@ impl Finding {
 pub type Findings = BTreeMap<String, Finding>;
 
 /// Every name that a report has, PROTOCOL section 12 first; what each asks.
-pub const UNKNOWNS: [(&str, &str); 22] = [
+pub const UNKNOWNS: [(&str, &str); 26] = [
     ("usb_descriptors", "USB descriptors in both states"),
     ("boot_rom_on_errors", "what the boot ROM does on errors"),
     ("max_graphs", "capabilities: networks at the same time"),
     ("max_fifos", "capabilities: FIFOs at the same time"),
     ("max_memory_bytes", "capabilities: memory"),
     ("max_executors", "capabilities: executors"),
+    ("fw_version", "capabilities: the firmware's four numbers"),
+    ("tensor_version", "capabilities: the tensors' two numbers"),
     ("tensor_descriptors", "n, c, w, h of the tensor descriptors"),
     ("creates_streams", "whether the firmware opens its own write side"),
     ("event_order", "order of acknowledgement, release, status and output"),
@@ -64,6 +66,8 @@ pub const UNKNOWNS: [(&str, &str); 22] = [
     ("missing_acks", "whether the firmware goes on without our acknowledgements"),
     ("thermal_array", "thermal array beyond level and first temperature"),
     ("wire_variant", "variant V0, V1 or V2"),
+    ("usb_reset", "whether a USB reset brings a booted stick back to its boot ROM"),
+    ("port_power", "whether power off and on at its hub's port does"),
     ("nce_overflow", "what becomes of a sum beyond 65504 (BLOB_FORMAT 10)"),
 ];
 

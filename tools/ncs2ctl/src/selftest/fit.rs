@@ -100,7 +100,7 @@ fn fit_line(points: &[(f64, f64)]) -> Option<(f64, f64)> {
 }
 
 fn heat(report: &Report, base: &Profile, text: &mut String) {
-    let points = &report.heat;
+    let points = &report.heat.iter().filter(|p| !p.resting).cloned().collect::<Vec<_>>();
     let Some(last) = points.last().filter(|p| p.seconds >= HEAT_SECONDS) else { return };
     text.push_str("\n[heat]\n");
     let (end, tau) = fit_heat(points);
@@ -164,6 +164,7 @@ fn firmware(report: &Report, text: &mut String) {
         "max_graphs",
         "max_fifos",
         "max_executors",
+        "tensor_version",
         "input_release",
         "status",
         "output_piece_bytes",
@@ -214,6 +215,7 @@ mod tests {
             celsius: (70.0 - 40.0 * (-seconds / 300.0).exp()) as f32,
             level: 0.0,
             service_ms: 10.0,
+            resting: false,
         };
         let points: Vec<_> = (0..900).map(|s| at(f64::from(s))).collect();
         let (end, tau) = fit_heat(&points);

@@ -5,14 +5,16 @@
 //! exam (the steps) ─► session (one link, every wait in hand) ─► Tracer ─► the stick
 //!        └─► timeline (what crossed) ─► findings (one answer per unknown) ─► report
 //! ```
-//! `replay` puts a report's own timeline in the stick's place; `fit` makes a virtual stick's profile of it; `table` is
-//! what the README shows of reports from real sticks.
+//! `replay` puts a report's own timeline in the stick's place; `fit` makes a virtual stick's profile of it; `proven` is what
+//! reports of real sticks change of the defaults, and `table` what the README shows of them.
 
+mod arrival;
 mod carried;
 mod descriptors;
 mod exam;
 mod findings;
 mod fit;
+pub mod proven;
 mod replay;
 mod report;
 mod session;

@@ -43,6 +43,9 @@ pub struct Report {
     pub graphs: Vec<GraphRun>,
     /// Tiny network at several depths.
     pub depths: Vec<Depth>,
+    /// Networks of one ReLU at several sizes.
+    #[serde(default)]
+    pub sizes: Vec<SizeRun>,
     /// One relaxation of the vendor's order at a time.
     pub ladder: Vec<Rung>,
     /// `--heat`: once a second.
@@ -77,10 +80,28 @@ pub struct Stick {
     pub max_packet_bytes: usize,
     /// `mapped`, `copied` or `in-process`.
     pub memory: String,
+    /// Reading memory that the kernel shares with the host controller, MB/s; 0 where there is none.
+    #[serde(default)]
+    pub mapped_read_mb_s: u32,
+    /// Reading ordinary memory in the same way.
+    #[serde(default)]
+    pub ordinary_read_mb_s: u32,
     /// From the call to the open link.
     pub boot_ms: f64,
+    /// What the bus showed of it; empty of a virtual stick in this process.
+    #[serde(default)]
+    pub boot: Vec<BootMoment>,
     /// Fastest ping of the link layer.
     pub ping_us: f64,
+}
+
+/// The stick came or went.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct BootMoment {
+    /// Since the call.
+    pub ms: f64,
+    /// `2485 at 480 Mb/s`: USB product and speed; `off the bus`.
+    pub seen: String,
 }
 
 /// What became of a step.
@@ -137,6 +158,21 @@ pub struct Depth {
     pub good: bool,
 }
 
+/// One size of input and output, from one kind of memory.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct SizeRun {
+    /// Of the input, and of the output.
+    pub bytes: usize,
+    /// `copied`, `mapped` or `in-process`: where the input lay.
+    pub memory: String,
+    /// From the input's first byte to its acknowledgement, fastest.
+    pub send_ms: f64,
+    /// Whole inference in vendor order, fastest. The output comes in transfers of one packet each.
+    pub infer_ms: f64,
+    /// All outputs right.
+    pub good: bool,
+}
+
 /// One rung of the ordering ladder.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct Rung {
@@ -159,8 +195,11 @@ pub struct HeatPoint {
     pub celsius: f32,
     /// Throttle level.
     pub level: f32,
-    /// Mean inference of this second.
+    /// Mean inference of this second; 0 without load.
     pub service_ms: f64,
+    /// After the load: how it cools.
+    #[serde(default)]
+    pub resting: bool,
 }
 
 impl Report {

@@ -9,8 +9,8 @@ use ncs2::transport::{
     Buffer, Direction, Reactor, ReactorKind, Token, Transfer, TransferError, Transport, TransportInfo,
 };
 use ncs2::wire::{
-    BUFFER_ALLOCATE_LEN, DeviceCommand, EventKind, FifoDirection, Flags, GraphCommand, Header, STATUS_LEN,
-    Side, StageCount, Status, StreamId, StreamName, TensorDescriptor, VERIFY_HEADER_LEN,
+    BUFFER_ALLOCATE_LEN, DeviceCommand, EventKind, FifoDirection, Flags, GraphCommand, HEADER_LEN, Header,
+    STATUS_LEN, Side, StageCount, Status, StreamId, StreamName, TensorDescriptor, VERIFY_HEADER_LEN,
 };
 use ncs2::xlink::{Accept, Link, LinkEvent, LinkWant};
 
@@ -92,6 +92,14 @@ pub struct Session {
     pub pings: bool,
     /// Answers the stick's writes and releases, as every known host does.
     pub answers: bool,
+    /// Inputs are put into memory that the kernel shares with the host controller, where the transport has such.
+    pub mapped: bool,
+    /// Of the last input that was waited for: from its first byte to its acknowledgement.
+    pub sent: Duration,
+    /// The last input lay in such memory.
+    pub sent_mapped: bool,
+    /// No wait lasts longer.
+    until: Instant,
     gone: bool,
     packet_bytes: usize,
 }
@@ -128,6 +136,10 @@ impl Session {
             pinged: Instant::ZERO,
             pings: false,
             answers: true,
+            mapped: false,
+            sent: Duration::ZERO,
+            sent_mapped: false,
+            until: Instant::FAR_FUTURE,
             gone: false,
             packet_bytes,
         };
@@ -140,6 +152,20 @@ impl Session {
     /// What the transport says of itself.
     pub fn info(&self) -> &TransportInfo {
         self.transport.info()
+    }
+
+    /// How fast this CPU reads the memory that the kernel shares with the host controller, and ordinary memory, MB/s; zeros
+    /// where the transport has none such.
+    pub fn reading(&self) -> (u32, u32) {
+        self.transport.memory().map_or((0, 0), |memory| {
+            let report = memory.report();
+            (report.mapped_read_mb_s, report.ordinary_read_mb_s)
+        })
+    }
+
+    /// From now on no wait lasts beyond `left`: the whole selftest has its time.
+    pub fn bound(&mut self, left: Duration) {
+        self.until = self.clock.now() + left;
     }
 
     /// Since this session began.
@@ -160,7 +186,10 @@ impl Session {
     }
 
     fn send(&mut self, bytes: &[u8]) -> Result<(), Trouble> {
-        let mut buffer = Buffer::zeroed(bytes.len());
+        let shared = self.transport.memory().filter(|_| self.mapped && bytes.len() > HEADER_LEN);
+        let shared = shared.and_then(|memory| memory.take(bytes.len(), Direction::Out));
+        let mut buffer = shared.map_or_else(|| Buffer::zeroed(bytes.len()), |(buffer, _)| buffer);
+        self.sent_mapped = buffer.is_mapped();
         if let Some(slice) = buffer.as_mut_slice() {
             slice.copy_from_slice(bytes);
         }
@@ -290,13 +319,14 @@ impl Session {
         patience: Duration,
         mut done: impl FnMut(&mut Self) -> bool,
     ) -> Result<(), Trouble> {
-        let deadline = self.clock.now() + patience;
+        let begin = self.clock.now();
+        let deadline = (begin + patience).min(self.until);
         loop {
             if done(self) {
                 return self.transmit();
             }
             if self.clock.now() >= deadline {
-                return Err(Trouble::Late(step, patience));
+                return Err(Trouble::Late(step, deadline.saturating_since(begin)));
             }
             self.turn(step, deadline)?;
         }
@@ -505,9 +535,12 @@ impl Session {
 
     /// Sends an input and triggers on it.
     pub fn start(&mut self, loaded: &Loaded, input: &[u8], waits: Waits) -> Result<(), Trouble> {
+        let begin = self.clock.now();
         let tag = self.write("input", loaded.streams[0], input)?;
         if waits.ack {
+            let mapped = self.sent_mapped;
             self.wait_answer("input", tag)?;
+            (self.sent, self.sent_mapped) = (self.clock.now() - begin, mapped);
         }
         let monitor = self.monitor("TRIGGER")?;
         let tag = self.write("TRIGGER", monitor, &self.trigger(loaded).encode())?;
@@ -617,6 +650,14 @@ impl Session {
         match self.wait("leave the bus", patience, |s| s.gone) {
             Ok(()) | Err(Trouble::Gone(_)) => Ok(Some(self.clock.now() - begin)),
             Err(Trouble::Late(..)) => Ok(None),
+            Err(other) => Err(other),
+        }
+    }
+
+    /// Lets time pass, with pings.
+    pub fn rest(&mut self, time: Duration) -> Result<(), Trouble> {
+        match self.wait("rest", time, |_| false) {
+            Err(Trouble::Late(..)) | Ok(()) => Ok(()),
             Err(other) => Err(other),
         }
     }

@@ -6,8 +6,12 @@
 use std::fs;
 use std::path::PathBuf;
 
+use super::proven::{self, Evidence};
 use super::report::Report;
 
+/// Around the table.
+const BEGIN: &str = "<!-- field table -->\n";
+const END: &str = "<!-- end of field table -->";
 /// The words of an empty table.
 const NONE_YET: &str = "none yet";
 
@@ -62,13 +66,35 @@ fn field() -> Vec<(String, Report)> {
     reports
 }
 
+/// `FIELD=overwrite cargo test -p ncs2ctl --bins field` writes what the reports say.
+fn settle(path: &std::path::Path, found: &str, wanted: &str) {
+    if found == wanted {
+        return;
+    }
+    assert!(
+        std::env::var_os("FIELD").is_some_and(|value| value == "overwrite"),
+        "{}: not what the reports say; run FIELD=overwrite cargo test -p ncs2ctl --bins field",
+        path.display()
+    );
+    fs::write(path, wanted).expect("writable");
+}
+
 #[test]
-fn the_readme_says_what_the_reports_say() {
-    let wanted = table(&field()).expect("only real sticks");
-    let readme = fs::read_to_string(repository().join("README.md")).expect("readable");
-    let (_, rest) = readme.split_once("<!-- field table -->\n").expect("the table's beginning");
-    let (found, _) = rest.split_once("<!-- end of field table -->").expect("the table's end");
-    assert_eq!(found, wanted, "put this between the two marks of README.md:\n{wanted}");
+fn the_readme_says_what_the_field_reports_say() {
+    let table = table(&field()).expect("only real sticks");
+    let path = repository().join("README.md");
+    let readme = fs::read_to_string(&path).expect("readable");
+    let (before, rest) = readme.split_once(BEGIN).expect("the table's beginning");
+    let (_, after) = rest.split_once(END).expect("the table's end");
+    settle(&path, &readme, &format!("{before}{BEGIN}{table}{END}{after}"));
+}
+
+#[test]
+fn what_is_shipped_is_what_the_field_reports_prove() {
+    let evidence: Vec<Evidence> = field().iter().filter_map(|(_, report)| Evidence::of(report)).collect();
+    let path = repository().join("tools/ncs2ctl/src/selftest/proven.json");
+    let found = fs::read_to_string(&path).expect("readable");
+    settle(&path, &found, &(serde_json::to_string_pretty(&evidence).expect("JSON") + "\n"));
 }
 
 /// Replays each report that a stranger sent.
@@ -81,12 +107,7 @@ fn every_field_report_replays() {
 
 #[test]
 fn virtual_sticks_never_enter_the_table_and_real_ones_do() {
-    let text = r#"{"schema":"ncs2ctl.selftest/1","simulated":true,"profile":"ncs2","tool":"0.1.0","mode":"quick",
-        "consent":false,"passed":true,"seconds":1.0,"host":{"kernel":"linux 6.1.0","arch":"x86_64","cpus":2},
-        "stick":{"firmware_sha256":"0123456789abcdef","descriptors":[null,null],"fw_version":[2,9344,0,0],"link_mbps":5000,"max_packet_bytes":1024,
-        "memory":"copied","boot_ms":1.0,"ping_us":1.0},"steps":[],"unknowns":{},"memory":[],"thermal":[],"graphs":[],
-        "depths":[],"ladder":[],"heat":[],"timeline":[]}"#;
-    let simulated = Report::parse(text).expect("a report");
+    let simulated = Report { simulated: true, profile: Some("ncs2".into()), ..proven::tests::real() };
     let refused = table(&[("a.json".into(), simulated.clone())]).expect_err("simulated");
     assert!(refused.contains("a.json") && refused.contains("virtual"), "{refused}");
     // Nor by any other field: what says `simulated` is the one that counts.
