@@ -28,7 +28,7 @@ const TELEMETRY_PERIOD: Duration = Duration::from_secs(1);
 const MEMORY_PERIOD: Duration = Duration::from_secs(10);
 /// How long a stick with nothing to do may take to end the transfers of a command and its answer. They end one by one,
 /// and each would wake the thread.
-const LINGER: Duration = Duration::from_millis(3);
+const LINGER: Duration = Duration::from_millis(10);
 const FIRST_BACKOFF: Duration = Duration::from_millis(50);
 const LONGEST_BACKOFF: Duration = Duration::from_secs(5);
 /// How long cancelled transfers may take to come back.

@@ -389,6 +389,7 @@ impl Wait<'_> {
         wanted: impl Fn(&Found) -> bool,
         is_over: impl Fn() -> bool,
     ) -> Result<Found> {
+        let names = discover::names(self.id);
         loop {
             if is_over() {
                 let detail = "nobody waits for it any more";
@@ -401,7 +402,7 @@ impl Wait<'_> {
             if left.is_zero() {
                 return Err(Error::new(ErrorKind::Timeout, OP).on(self.id).detail(missing));
             }
-            self.bell.wait(left);
+            self.bell.wait_about(&names, left);
         }
     }
 }

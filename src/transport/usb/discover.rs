@@ -96,9 +96,17 @@ pub fn find(id: &StickId) -> Option<Found> {
     find_under(Path::new(SYSFS), id)
 }
 
+/// What the kernel calls a device on this port, at either speed.
+pub(super) fn names(id: &StickId) -> Vec<String> {
+    names_under(Path::new(SYSFS), id)
+}
+
+fn names_under(sysfs: &Path, id: &StickId) -> Vec<String> {
+    [Some(id.as_str().to_owned()), peer(sysfs, id.as_str())].into_iter().flatten().collect()
+}
+
 fn find_under(sysfs: &Path, id: &StickId) -> Option<Found> {
-    let sides = [Some(id.as_str().to_owned()), peer(sysfs, id.as_str())];
-    sides.into_iter().flatten().find_map(|name| read(sysfs, &name)).filter(|found| found.id == *id)
+    names_under(sysfs, id).iter().find_map(|name| read(sysfs, name)).filter(|found| found.id == *id)
 }
 
 /// One device by the kernel's name for it. A device that comes or goes this moment has files missing: it is not there.

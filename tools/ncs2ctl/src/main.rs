@@ -141,17 +141,6 @@ impl Command {
 }
 
 impl Command {
-    /// `--timing` without a value asks for a table that only `run` has.
-    fn refuse_layers(&self, global: &cli::Global) -> Option<Failure> {
-        let asked = global.timing == Some(cli::TimingArg::Layers) && !matches!(self, Command::Run(_));
-        asked.then(|| {
-            Failure::usage(
-                format!("--timing: expected model or zero beside {}, found no value", self.schema()),
-                "give one; without a value it is for `run`",
-            )
-        })
-    }
-
     /// Where the command has one.
     fn ordering(&mut self) -> Option<&mut OrderingArg> {
         match self {
@@ -161,6 +150,17 @@ impl Command {
             Command::Check(args) => Some(&mut args.ordering),
             _ => None,
         }
+    }
+
+    /// `--timing` without a value asks for a table that only `run` has.
+    fn refuse_layers(&self, global: &cli::Global) -> Option<Failure> {
+        let asked = global.timing == Some(cli::TimingArg::Layers) && !matches!(self, Command::Run(_));
+        asked.then(|| {
+            Failure::usage(
+                format!("--timing: expected model or zero beside {}, found no value", self.schema()),
+                "give one; without a value it is for `run`",
+            )
+        })
     }
 
     /// A trace of a command that opens no stick would be empty: asked for, it is refused.

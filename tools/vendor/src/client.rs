@@ -36,6 +36,9 @@ impl Who {
     }
 }
 
+/// Longest wait for the vendor's client to begin: some hundred megabytes of libraries, read under emulation.
+const START: Duration = Duration::from_secs(240);
+
 /// A running client. Ended with all it does when it is dropped.
 pub(crate) struct Client {
     who: Who,
@@ -79,6 +82,8 @@ impl Client {
         let mut client = Client { who, child, input, lines, log };
         if who == Who::Vendor {
             client.give(steps)?;
+            // How long Python takes to begin on a busy host is not what a step's limit is about.
+            client.begins(0, START)?;
         }
         Ok(client)
     }

@@ -18,6 +18,9 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// Longest wait for one step of a client. Loading takes seconds under emulation, and an unplugged client 10 s to close.
 pub(crate) const STEP: Duration = Duration::from_secs(90);
 
+/// Tries of a test that fails by the vendor's client.
+const TRIES: usize = 3;
+
 /// How a reason begins that is none to fail.
 pub(crate) const SKIPPED: &str = "skipped: ";
 
@@ -60,7 +63,17 @@ pub(crate) fn run(wanted: &[&str]) -> Result<bool, String> {
         }
         guest.notes.clear();
         let start = Instant::now();
-        let verdict = test(&mut guest);
+        let mut verdict = test(&mut guest);
+        // The vendor's client has limits of its own, which a starved machine misses. Ours has one try.
+        for _ in 1..TRIES {
+            let Err(why) = &verdict else { break };
+            if !why.starts_with(Who::Vendor.name()) {
+                break;
+            }
+            println!("AGAIN {name}: {why}");
+            (guest.idle, guest.notes) = (None, Vec::new());
+            verdict = test(&mut guest);
+        }
         let seconds = start.elapsed().as_secs_f64();
         match &verdict {
             Ok(()) => println!("PASS  {name}  {seconds:.1} s"),

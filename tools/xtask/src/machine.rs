@@ -82,6 +82,11 @@ impl Machine {
     /// Fetches and unpacks what is not there yet, under `target/vm`.
     pub fn prepare() -> Result<Self, Stop> {
         let place = root().join("target/vm");
+        make(&place)?;
+        // Two runs side by side must not unpack and pack under each other's hands.
+        let lock = place.join("lock");
+        let _held =
+            fs::File::create(&lock).and_then(|f| f.lock().map(|()| f)).map_err(|e| io_failed(&lock, e))?;
         let (packages, unpacked, extra) = (place.join("packages"), place.join("kernel"), place.join("extra"));
         // Written last, so that an interrupted run is not taken for a whole one.
         let whole = place.join("unpacked");
@@ -354,15 +359,25 @@ fn build_initrd(unpacked: &Path, initrd: &Path) -> Result<(), Stop> {
         return Err(Stop::Missing("virtual machine: no /usr/bin/busybox; install busybox-static".into()));
     };
     copy(busybox, &tree.join("bin/busybox"))?;
+    // Aside first: a machine that starts now reads the last one to its end.
+    let aside = initrd.with_extension("new");
     let mut pack = Command::new("sh");
-    pack.arg("-c").arg("find . | cpio -o -H newc --quiet | gzip -1 > \"$0\"").arg(initrd).current_dir(&tree);
+    pack.arg("-c").arg("find . | cpio -o -H newc --quiet | gzip -1 > \"$0\"").arg(&aside).current_dir(&tree);
     step("initrd", pack)?;
+    fs::rename(&aside, initrd).map_err(|e| io_failed(&aside, e))?;
     fs::remove_dir_all(&tree).map_err(|e| io_failed(&tree, e))
 }
 
 /// Makes a folder and those above it.
 pub fn make(folder: &Path) -> Result<(), Stop> {
     fs::create_dir_all(folder).map_err(|e| io_failed(folder, e))
+}
+
+/// A copy in `out`, for the guest to run: a build meanwhile would pull the program away under it.
+pub fn keep(program: &Path, out: &Path) -> Result<PathBuf, Stop> {
+    let kept = out.join(program.file_name().unwrap_or_default());
+    copy(program, &kept)?;
+    Ok(kept)
 }
 
 fn copy(from: &Path, to: &Path) -> Result<(), Stop> {

@@ -9,7 +9,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use crate::Stop;
-use crate::machine::{self, Emulator, Machine, io_failed, make, quote};
+use crate::machine::{self, Emulator, Machine, io_failed, keep, make, quote};
 use crate::run::{cargo, root, step};
 
 /// Most sticks of a test.
@@ -54,15 +54,18 @@ pub fn run(args: &[&str]) -> Result<(), Stop> {
     step("build", build)?;
     let machine = Machine::prepare()?;
     let place = root().join("target/vm");
-    let bench = place.join("vendor-bench");
+    // Of its own for a part of the tests, so that parts can run side by side and keep their tables.
+    let part: String =
+        words.iter().map(|word| format!("-{}", word.replace(|c: char| !c.is_alphanumeric(), "-"))).collect();
+    let out = place.join(format!("vendor{part}"));
+    let _ = fs::remove_dir_all(&out);
+    make(&out)?;
+    let bench = out.join("vendor-bench");
     let mut compile = Command::new("c++");
     // The wheel's libraries were built with the strings of before C++11.
     compile.args(["-std=c++14", "-O2", "-D_GLIBCXX_USE_CXX11_ABI=0"]);
     compile.arg(root().join("tools/vendor/client/bench.cpp")).arg("-o").arg(&bench).arg("-ldl");
     step("build bench.cpp", compile)?;
-    let out = place.join("vendor");
-    let _ = fs::remove_dir_all(&out);
-    make(&out)?;
     // Sockets need short paths, and the workspace may lie deep.
     let sockets = std::env::temp_dir().join(format!("ncs2-vendor-{}", std::process::id()));
     make(&sockets)?;
@@ -70,6 +73,7 @@ pub fn run(args: &[&str]) -> Result<(), Stop> {
         root().join(if release { "target/release" } else { "target/debug" }).join("ncs2-vendor-tests");
     println!("\n=== vendor-test: simulated sticks behind usbredir");
     let start = Instant::now();
+    let program = keep(&program, &out)?;
     let verdict = test(&machine, &vendor, &program, &words, &out, &sockets);
     println!(
         "=== vendor-test: took {:.1} s; traces and tables are in {}",
@@ -100,7 +104,7 @@ fn test(
         quote(&vendor.python.to_string_lossy()),
         quote(&vendor.site.to_string_lossy()),
         quote(&root().join("tools/vendor/client/client.py").to_string_lossy()),
-        quote(&root().join("target/vm/vendor-bench").to_string_lossy()),
+        quote(&out.join("vendor-bench").to_string_lossy()),
         quote(&models().to_string_lossy()),
     );
     let mut qemu = machine.boot(2, out, &environment, &command)?;

@@ -6,7 +6,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use crate::Stop;
-use crate::machine::{self, Emulator, Machine, make, quote};
+use crate::machine::{self, Emulator, Machine, keep, make, quote};
 use crate::run::{cargo, root, step};
 
 const STICKS: usize = 8;
@@ -80,9 +80,12 @@ fn test(machine: &Machine, face: Face, tests: &[&str]) -> Result<(), Stop> {
 
 fn test_with(machine: &Machine, face: Face, tests: &[&str], out: &Path, sockets: &Path) -> Result<(), Stop> {
     let target = root().join("target/debug");
-    let emulator = target.join("examples/sim_serve");
+    let emulator = keep(&target.join("examples/sim_serve"), out)?;
+    let program = keep(&target.join("ncs2-vm-tests"), out)?;
+    // Beside it, where it looks for it.
+    keep(&target.join("ncs2ctl"), out)?;
     let quoted: Vec<String> = tests.iter().map(|word| quote(word)).collect();
-    let tester = format!("{} {}", quote(&target.join("ncs2-vm-tests").to_string_lossy()), quoted.join(" "));
+    let tester = format!("{} {}", quote(&program.to_string_lossy()), quoted.join(" "));
     let inside = |options: &str| {
         // The emulator lives as long as its standard input.
         format!(

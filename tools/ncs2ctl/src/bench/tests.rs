@@ -219,6 +219,30 @@ fn no_tops_where_no_stick_set_the_pace() {
 }
 
 #[test]
+fn what_the_fallback_answered_is_in_no_figure_of_the_sticks() {
+    let sim = simulation(Timing::Model);
+    let before = document(&report(&measured(0), Some(&sim), Some(true)));
+    assert_eq!(before["fallback"], Value::Null);
+    let mut measured = measured(0);
+    let mut latency = Latency::new();
+    (0..500).for_each(|_| latency.record(Duration::from_millis(40)));
+    let tally = StickTally { completed: 500, latency };
+    let part = Tally { fallback: Some((StickId::new("cpu-execute"), tally)), ..Tally::default() };
+    measured.tally.merge(&part);
+    let report = report(&measured, Some(&sim), Some(true));
+    let d = document(&report);
+    for field in
+        ["tops", "tops_nce", "percent_of_peak", "target_ratio", "fps", "completed", "latency_ms", "devices"]
+    {
+        assert_eq!(d[field], before[field], "{field}");
+    }
+    assert_eq!((&d["fallback"]["name"], &d["fallback"]["fps"]), (&"cpu-execute".into(), &50.0.into()));
+    assert_eq!(d["fallback"]["completed"], 500);
+    let text = text::report(&Output::bare(false, "bench"), &report, Some(&sim));
+    assert!(text.contains("500 answers beside these, 50.0 fps by cpu-execute"), "{text}");
+}
+
+#[test]
 fn real_sticks_are_not_called_simulated_and_have_a_link() {
     let d = document(&report(&measured(5000), None, None));
     assert_eq!(d["simulated"], false);
