@@ -5,7 +5,7 @@
     python3 quantize_qdq.py tiny.onnx tiny_qdq.onnx [FOLDER of .npy | COUNT]
 
 Activations become uint8, weights int8 with a scale for each channel. Calibrated with the arrays of a folder, which are
-the model's one input, else with COUNT (8) random ones from a fixed seed. `tests/data/onnx/tiny_qdq.onnx` came out of
+the model's one input, else with COUNT (8) random ones from −1 to 1, from a fixed seed. `tests/data/onnx/tiny_qdq.onnx` came out of
 it with onnx 1.23.2 and onnxruntime 1.31.1.
 """
 
@@ -14,6 +14,7 @@ import sys
 
 import numpy as np
 import onnx
+import onnx.version_converter
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
 
@@ -32,18 +33,22 @@ def main():
         sys.exit(__doc__.strip())
     source, target = sys.argv[1:3]
     data = sys.argv[3] if len(sys.argv) == 4 else "8"
-    graph = onnx.load(source).graph
+    model = onnx.load(source)
+    # Scales for each channel came with operator set 13; a model that has them and names an older one is read by nobody.
+    if max(opset.version for opset in model.opset_import if opset.domain in ("", "ai.onnx")) < 13:
+        model = onnx.version_converter.convert_version(model, 13)
+    graph = model.graph
     constants = {tensor.name for tensor in graph.initializer}
     (feed,) = [value for value in graph.input if value.name not in constants]
     shape = [dim.dim_value for dim in feed.type.tensor_type.shape.dim]
     if data.isdigit():
         draw = np.random.default_rng(0)
-        arrays = [draw.random(shape, dtype=np.float32) for _ in range(int(data))]
+        arrays = [draw.uniform(-1, 1, shape).astype(np.float32) for _ in range(int(data))]
     else:
         files = sorted(pathlib.Path(data).glob("*.npy"))
         arrays = [np.load(file).astype(np.float32).reshape(shape) for file in files]
     quantize_static(
-        source,
+        model,
         target,
         Inputs(feed.name, arrays),
         quant_format=QuantFormat.QDQ,

@@ -87,13 +87,15 @@ pub struct Global {
         help_heading = "Sticks"
     )]
     pub engine: Option<EngineArg>,
-    /// With --sim: take the time that a stick would take, or none
+    /// With --sim: take the time that a stick would take, or none. Without a value, of `run`: the same as --layers
     #[arg(
         long,
         global = true,
         env = "NCS2_TIMING",
         hide_env_values = true,
         value_enum,
+        num_args = 0..=1,
+        default_missing_value = "layers",
         help_heading = "Sticks"
     )]
     pub timing: Option<TimingArg>,
@@ -208,6 +210,9 @@ pub enum TimingArg {
     Model,
     /// As fast as this machine goes
     Zero,
+    /// No pace, but what stands for a flag without a value: see [`RunArgs::layers`].
+    #[value(hide = true)]
+    Layers,
 }
 
 /// `--color`.
@@ -349,6 +354,7 @@ Examples:
   ncs2ctl --sim 1 run net.blob --random 7 --json
   ncs2ctl run net.blob --input x.npy --check prob=expected.npy --tolerance 1%
   ncs2ctl run net.blob --input photos/ --crop 256 --top 1
+  ncs2ctl run net.blob --input cat.jpg --timing
   cat a.npy b.npy | ncs2ctl run net.blob - > answers.npy
 
 Files: .npy (converted to the network's own type where no value is lost), .png and .jpg (resized),
@@ -390,6 +396,9 @@ pub struct RunArgs {
     /// Allowed difference: 1% of the largest reference value, or an absolute number
     #[arg(long, value_name = "X[%]", default_value = "1%", requires = "check")]
     pub tolerance: Tolerance,
+    /// Add a table of all stages with the times that the stick measured, of its latest inference
+    #[arg(long)]
+    pub layers: bool,
     /// Order on the wire
     #[arg(long, value_enum, default_value = "auto")]
     pub ordering: OrderingArg,

@@ -64,7 +64,8 @@ fn main() -> ExitCode {
         *ordering = selftest::proven::of_run(&cli.global).ordering();
     }
     let output = Output::new(&cli.global, cli.command.schema());
-    if let Some(failure) = cli.command.refuse_trace(&cli.global) {
+    let refused = cli.command.refuse_trace(&cli.global).or_else(|| cli.command.refuse_layers(&cli.global));
+    if let Some(failure) = refused {
         return ExitCode::from(output.failure(&failure));
     }
     let result = match &cli.command {
@@ -149,6 +150,17 @@ impl Command {
             Command::Check(args) => Some(&mut args.ordering),
             _ => None,
         }
+    }
+
+    /// `--timing` without a value asks for a table that only `run` has.
+    fn refuse_layers(&self, global: &cli::Global) -> Option<Failure> {
+        let asked = global.timing == Some(cli::TimingArg::Layers) && !matches!(self, Command::Run(_));
+        asked.then(|| {
+            Failure::usage(
+                format!("--timing: expected model or zero beside {}, found no value", self.schema()),
+                "give one; without a value it is for `run`",
+            )
+        })
     }
 
     /// A trace of a command that opens no stick would be empty: asked for, it is refused.

@@ -183,7 +183,7 @@ impl Sticks {
             timing: match global.timing {
                 Some(TimingArg::Model) => Timing::Model,
                 Some(TimingArg::Zero) => Timing::Zero,
-                None => Timing::default(),
+                Some(TimingArg::Layers) | None => Timing::default(),
             },
         };
         let rack = Rack::start(RackOptions {
@@ -211,7 +211,7 @@ impl Sticks {
         let flag = |set: bool, key: &str| set && !config::is_standing(&global.file, key);
         let given = [
             (flag(global.engine.is_some(), "engine"), "--engine"),
-            (flag(global.timing.is_some(), "timing"), "--timing"),
+            (flag(sets_pace(global), "timing"), "--timing"),
             (global.fault.is_some(), "--fault"),
         ];
         if let Some((_, flag)) = given.into_iter().find(|(given, _)| *given) {
@@ -315,7 +315,7 @@ impl Sticks {
 }
 
 impl Opened {
-    /// How tensors reach the sticks: `mapped` from the kernel's own buffers, `copied` by it, `in_process` for virtual
+    /// How tensors reach the sticks: `mapped` from the kernel's own buffers, `copied` by it, `in-process` for virtual
     /// sticks of this process, `mixed`; `None` where no stick was connected.
     pub fn zero_copy(&self) -> Option<&'static str> {
         let stats = self.fleet.stats();
@@ -369,7 +369,7 @@ fn refuse_without_sim(global: &Global) -> Result {
     let flag = |set: bool, key: &str| set && !config::is_standing(&global.file, key);
     let given = [
         (flag(global.engine.is_some(), "engine"), "--engine"),
-        (flag(global.timing.is_some(), "timing"), "--timing"),
+        (flag(sets_pace(global), "timing"), "--timing"),
         (global.fault.is_some(), "--fault"),
     ];
     match given.into_iter().find(|(given, _)| *given) {
@@ -378,6 +378,11 @@ fn refuse_without_sim(global: &Global) -> Result {
         }
         None => Ok(()),
     }
+}
+
+/// `--timing` with one of its two values.
+fn sets_pace(global: &Global) -> bool {
+    global.timing.is_some_and(|timing| timing != TimingArg::Layers)
 }
 
 fn no_stick(message: String) -> Failure {

@@ -68,6 +68,11 @@ impl Output {
         self.color
     }
 
+    /// Somebody looks at it.
+    pub fn is_terminal(&self) -> bool {
+        io::stdout().is_terminal()
+    }
+
     /// Columns to use.
     pub fn width(&self) -> usize {
         self.width

@@ -94,7 +94,11 @@ impl Home {
     fn json(&self, args: &[&str]) -> Value {
         let output = self.command(&[&["--json"], args].concat()).output().expect("it starts");
         assert_eq!(output.status.code(), Some(0), "{args:?}: {}", String::from_utf8_lossy(&output.stdout));
-        serde_json::from_slice(&output.stdout).expect("a document")
+        let document: Value = serde_json::from_slice(&output.stdout).expect("a document");
+        let command =
+            args.iter().find(|a| matches!(**a, "compile" | "check" | "setup")).expect("one of these");
+        tool::conforms(command, &document);
+        document
     }
 
     /// A wheel with shared libraries that are nothing but a head of 1 MB.
@@ -352,6 +356,10 @@ fn reference_that_is_not_there_is_told() {
         &["expected a wheel of openvino 2025.4.1, found openvino 2024.1.0"],
     );
     home.fails(&["setup", "openvino", "no.whl"], &["no.whl", "found none"]);
+    let run = ["--sim", "1", "run", blob, "--random", "1", "--fallback", "openvino"];
+    // Where this machine has OpenVINO of its own, what is missing is the model beside the blob.
+    let said = home.fails(&run, &["expected"]);
+    assert!(said.contains("OpenVINO's libraries") || said.contains("tiny_fp16_s1.onnx"), "{said}");
     fs::create_dir(home.path("empty")).expect("made");
     home.fails(&["setup", "openvino", "empty"], &["expected libopenvino_c.so in it, found none"]);
     // A library that does not load.

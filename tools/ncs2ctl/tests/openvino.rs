@@ -44,7 +44,11 @@ impl Setup {
     fn json(&self, code: i32, args: &[&str]) -> Value {
         let (found, stdout, stderr) = self.run(&[&["--json"], args].concat());
         assert_eq!(found, code, "{args:?}: {stdout}{stderr}");
-        serde_json::from_str(&stdout).expect("a document")
+        let document: Value = serde_json::from_str(&stdout).expect("a document");
+        let commands = ["compile", "check", "quantize", "setup", "run"];
+        let command = args.iter().find(|a| commands.contains(a)).expect("one of these");
+        tool::conforms(command, &document);
+        document
     }
 }
 
@@ -199,4 +203,145 @@ fn libraries_are_found_and_their_link_is_whole() {
     let d = setup.json(0, &["setup", "openvino"]);
     assert!(d["version"].as_str().is_some_and(|v| v.starts_with("202")), "{d}");
     assert!(d["link"] == "there" || d["link"] == "made", "{d}");
+}
+
+#[test]
+fn what_int8_costs_and_gains_is_told() {
+    let Some(setup) = Setup::find("what_int8_costs_and_gains_is_told") else { return };
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/data/onnx");
+    let (tiny, int8) = (folder.join("tiny.onnx"), folder.join("tiny_qdq.onnx"));
+    let out = setup.path("int8.blob");
+    let base = ["--sim", "1", "quantize", text(&tiny), "--int8", text(&int8), "--random", "4"];
+    let short = ["--duration", "300ms"];
+    let d = setup.json(0, &[&base[..], &short, &["-o", &out]].concat());
+    assert_eq!(d["simulated"], true);
+    let names = |d: &Value, list: &str| {
+        let rows = d[list].as_array().expect("a list").clone();
+        rows.iter().map(|row| row["name"].as_str().expect("text").to_owned()).collect::<Vec<_>>()
+    };
+    assert_eq!(names(&d, "rows"), ["as it is", "INT8 made plain"]);
+    assert_eq!(names(&d, "cpu"), ["the model", "the INT8 model"]);
+    let number = |row: &Value, field: &str| row[field].as_f64().unwrap_or(f64::NAN);
+    let (plain, quantized) = (&d["rows"][0], &d["rows"][1]);
+    // The chip holds FP16 either way; what INT8 did to the weights shows in the answers.
+    let bytes = fs::metadata(&out).expect("written").len() as f64;
+    assert_eq!(number(quantized, "blob_bytes"), bytes);
+    assert!((bytes / number(plain, "blob_bytes") - 1.0).abs() < 0.1, "{d}");
+    assert!(number(plain, "max_error") < number(quantized, "max_error"), "{d}");
+    assert!(number(quantized, "cosine") > 0.99 && number(plain, "fps") > 0.0, "{d}");
+    let (fp32, int8_row) = (&d["cpu"][0], &d["cpu"][1]);
+    assert_eq!(number(fp32, "max_error"), 0.0, "it is the reference");
+    assert!(number(int8_row, "max_error") > 0.0 && number(int8_row, "cosine") > 0.99, "{d}");
+    assert!(
+        [fp32, int8_row].iter().all(|row| number(row, "fps") > 0.0 && number(row, "p50_ms") > 0.0),
+        "{d}"
+    );
+    println!("on this CPU: FP32 {} ms, INT8 {} ms", fp32["p50_ms"], int8_row["p50_ms"]);
+
+    // Bytes in: mean and scale in front, and in the first convolution.
+    let mean = ["--mean", "123.7,116.3,103.5", "--scale", "58.4,57.1,57.4"];
+    let args = [&["--sim", "1", "quantize", text(&tiny), "--random", "4"][..], &short, &mean].concat();
+    let d = setup.json(0, &args);
+    assert_eq!(names(&d, "rows"), ["as it is", "bytes in", "bytes in, scale folded"]);
+    let rows = d["rows"].as_array().expect("a list");
+    assert!(rows.iter().all(|row| number(row, "cosine") > 0.9999), "{d}");
+    let (fp16, bytes) = (number(&rows[0], "input_bytes"), number(&rows[2], "input_bytes"));
+    assert!(bytes < 0.6 * fp16, "{bytes} against {fp16}");
+
+    // In text, and what is no INT8 model in one line.
+    let (code, stdout, stderr) = setup.run(&[&base[..], &short].concat());
+    assert_eq!(code, 0, "{stderr}");
+    for words in ["INT8 made plain", "the INT8 model", "measured on this computer", "simulated"] {
+        assert!(stdout.contains(words), "{words}: {stdout}");
+    }
+    let wrong = ["--sim", "1", "quantize", text(&tiny), "--int8", text(&tiny), "--random", "1"];
+    let (code, stdout, stderr) = setup.run(&wrong);
+    assert_eq!((code, stdout.as_str(), stderr.lines().count()), (2, "", 1), "{stderr}");
+    assert!(stderr.contains("no DequantizeLinear"), "{stderr}");
+}
+
+#[test]
+fn a_dataset_and_labels_name_what_is_wrong() {
+    let Some(setup) = Setup::find("a_dataset_and_labels_name_what_is_wrong") else { return };
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/data");
+    let tiny = folder.join("onnx/tiny.onnx");
+    let input = folder.join("models/tiny_fp16_s1.in.data.npy");
+    let data = setup.path("data");
+    fs::create_dir(&data).expect("made");
+    for name in ["a.npy", "b.npy"] {
+        fs::copy(&input, Path::new(&data).join(name)).expect("copied");
+    }
+    fs::write(Path::new(&data).join("notes.txt"), "no input").expect("written");
+    let labels = setup.path("labels.txt");
+    let words: Vec<String> = (0..10).map(|n| format!("thing {n}")).collect();
+    fs::write(&labels, words.join("\n")).expect("written");
+    let (good, bad) = (setup.path("good.blob"), setup.path("bad.blob"));
+    setup.json(0, &["compile", text(&tiny), "-o", &good]);
+    // The same network behind a normalisation that the check is not told of.
+    setup.json(0, &["compile", text(&tiny), "-o", &bad, "--mean", "300", "--scale", "0.01"]);
+    let check = |blob: &str, code: i32| {
+        let args = [
+            "--sim",
+            "1",
+            "--timing",
+            "zero",
+            "check",
+            text(&tiny),
+            blob,
+            "--dataset",
+            &data,
+            "--labels",
+            &labels,
+        ];
+        setup.json(code, &args)
+    };
+    let d = check(&good, 0);
+    assert_eq!(
+        (&d["inferences"], &d["pass"], &d["outputs"][0]["top1"]),
+        (&2.into(), &true.into(), &1.0.into())
+    );
+    let d = check(&bad, 1);
+    assert_eq!((&d["inferences"], &d["pass"]), (&2.into(), &false.into()));
+    assert!(d["first_difference"].as_str().is_some_and(|s| s.contains("no layer from")), "{d}");
+    for miss in d["outputs"][0]["misses"].as_array().expect("a list") {
+        assert!(miss["found"].as_str().is_some_and(|s| s.contains("thing ")), "{d}");
+        assert!(miss["input"].as_str().is_some_and(|s| s.ends_with(".npy")), "{d}");
+    }
+}
+
+#[test]
+fn openvino_stands_in_for_sticks_that_are_gone() {
+    let Some(setup) = Setup::find("openvino_stands_in_for_sticks_that_are_gone") else { return };
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/data");
+    let tiny = folder.join("onnx/tiny.onnx");
+    let blob = setup.path("tiny.blob");
+    setup.json(0, &["compile", text(&tiny), "-o", &blob]);
+    let plan = setup.path("plan.toml");
+    fs::write(&plan, "[[fault]]\nkind = \"unplug\"\nnth = 1\n").expect("written");
+    let file = |name: &str| folder.join("models").join(name).to_str().expect("UTF-8").to_owned();
+    let (input, expected) = (file("tiny_fp16_s1.in.data.npy"), file("tiny_fp16_s1.out.prob.npy"));
+    let args = [
+        "--sim",
+        "1",
+        "--timing",
+        "zero",
+        "--fault",
+        &plan,
+        "run",
+        &blob,
+        "--input",
+        &input,
+        "--check",
+        &expected,
+        "--fallback",
+        "openvino",
+    ];
+    // No model beside the blob: told before anything is opened.
+    let (code, _, stderr) = setup.run(&args);
+    assert_eq!((code, stderr.lines().count()), (2, 1), "{stderr}");
+    assert!(stderr.contains("expected tiny.onnx or tiny.xml beside it"), "{stderr}");
+    fs::copy(&tiny, setup.path("tiny.onnx")).expect("copied");
+    let d = setup.json(0, &args);
+    assert_eq!((&d["fallback"], &d["device"]), (&true.into(), &"cpu-openvino".into()));
+    assert_eq!(d["checks"][0]["pass"], true, "{d}");
 }

@@ -182,7 +182,12 @@ fn boot_of_virtual_sticks_ends_in_devices_or_a_reason() {
         devices.len() == 3 && devices.iter().all(|d| d["state"] == "booted" && d["error"].is_null()),
         "{d}"
     );
-    fails(&["--sim", "1", "reset"], "reset", 64, "Usage", &["unix:PATH", "sim serve"]);
+    for flags in [&["reset"][..], &["reset", "--power"]] {
+        let (code, d) = json(&[&["--sim", "3", "--device", "sim1"], flags].concat(), "reset");
+        let devices = d["devices"].as_array().expect("one");
+        assert_eq!((code, devices.len(), &devices[0]["id"]), (0, 1, &"sim1".into()), "{d}");
+        assert_eq!((&devices[0]["state"], &devices[0]["simulated"]), (&"unbooted".into(), &true.into()));
+    }
     let (code, _) = json(&["list"], "list");
     if code == 0 {
         println!("skipped: this machine has sticks");
@@ -191,7 +196,14 @@ fn boot_of_virtual_sticks_ends_in_devices_or_a_reason() {
     fails(&["boot"], "boot", 2, "NotFound", &["no Neural Compute Stick 2", "--sim"]);
     fails(&["reset"], "reset", 2, "NotFound", &["no Neural Compute Stick 2", "ncs2ctl list"]);
     fails(&["reset", "--power"], "reset", 2, "NotFound", &["no Neural Compute Stick 2"]);
-    fails(&["top"], "top", 64, "Usage", &["terminal", "--once"]);
+    // In JSON it is one look, which needs no terminal, but a stick.
+    let live = tool::run(&["top"]);
+    assert!(
+        live.code == 64 && live.stderr.contains("terminal") && live.stderr.contains("--once"),
+        "{}",
+        live.stderr
+    );
+    assert_eq!(json(&["top"], "top").0, 2);
     fails(&["--sim", "1", "sim", "attach"], "sim", 64, "Usage", &["--sim"]);
 }
 

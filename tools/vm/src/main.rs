@@ -36,8 +36,7 @@ type Test = fn(&mut Bench) -> Verdict;
 /// A check that fails with its own text.
 macro_rules! ensure {
     ($condition:expr, $($text:tt)+) => {
-        let holds: bool = $condition;
-        if !holds {
+        if !$condition {
             return Err(format!($($text)+));
         }
     };

@@ -12,7 +12,10 @@ pub fn run() -> Result<(), Stop> {
     if (std::env::consts::OS, std::env::consts::ARCH) != ("linux", "x86_64") {
         return Err(Stop::Missing("the vendor's compiler runs on Linux on x86-64 only".into()));
     }
-    step("build", cargo(&["build", "--package", "ncs2ctl"]))?;
+    // Of the whole workspace, as `cargo xtask test` builds: for one package alone cargo would choose other features of what
+    // it depends on, and build nearly everything again. The test needs the tool, so both are made.
+    let test = ["test", "--workspace", "--test", "openvino"];
+    step("build", cargo(&[&test[..], &["--no-run"]].concat()))?;
     let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), Into::into);
     let data = target.join("openvino-test");
     std::fs::create_dir_all(&data).map_err(|e| Stop::Missing(format!("{}: {e}", data.display())))?;
@@ -22,16 +25,7 @@ pub fn run() -> Result<(), Stop> {
         set_up(&tool, &data, &["compile", "--setup"])?;
     }
     set_up(&tool, &data, &["setup", "openvino"])?;
-    let mut tests = cargo(&[
-        "test",
-        "--package",
-        "ncs2ctl",
-        "--test",
-        "openvino",
-        "--",
-        "--nocapture",
-        "--test-threads=1",
-    ]);
+    let mut tests = cargo(&[&test[..], &["--", "--nocapture", "--test-threads=1"]].concat());
     tests.env("NCS2_OPENVINO_TEST", &data);
     step("compile, run, check", tests)
 }

@@ -17,6 +17,8 @@ pub struct Signs {
     pub cpu_share: f64,
     /// Speed over what the link could carry; `None` where that is not known.
     pub link_share: Option<f64>,
+    /// The fleet found the depth: fewer in flight than there is room for is its choice.
+    pub adaptive: bool,
     /// The user set the rate.
     pub rated: bool,
     /// Virtual sticks that take no time, or could not keep their model's pace.
@@ -58,7 +60,8 @@ impl Diagnosis {
         }
         // One at a time: while it travels, the stick has nothing to compute.
         let one_at_a_time = signs.depth < 1.5 && signs.execute_share < 0.9;
-        if one_at_a_time || signs.busy < 0.9 || signs.depth_mean < 0.6 * signs.depth {
+        let starved = !signs.adaptive && signs.depth_mean < 0.6 * signs.depth;
+        if one_at_a_time || signs.busy < 0.9 || starved {
             return Diagnosis::QueueStarved;
         }
         if signs.execute_share < 0.5 {
@@ -129,6 +132,7 @@ mod tests {
         execute_share: 0.8,
         cpu_share: 0.2,
         link_share: Some(0.1),
+        adaptive: false,
         rated: false,
         unpaced: false,
     };
@@ -146,6 +150,8 @@ mod tests {
             (Signs { depth: 1.0, depth_mean: 1.0, execute_share: 0.7, ..BUSY }, "queue-starved"),
             (Signs { depth: 1.0, depth_mean: 1.0, execute_share: 0.97, ..BUSY }, "device-bound"),
             (Signs { busy: 0.5, depth_mean: 0.5, ..BUSY }, "queue-starved"),
+            (Signs { depth_mean: 2.0, ..BUSY }, "queue-starved"),
+            (Signs { depth_mean: 2.0, adaptive: true, ..BUSY }, "device-bound"),
             (Signs { rated: true, busy: 0.3, ..BUSY }, "queue-starved"),
             (Signs { rated: true, ..BUSY }, "device-bound"),
         ];

@@ -23,9 +23,9 @@ impl Counters {
             counter.enable()?;
             Ok::<_, std::io::Error>(counter)
         };
-        let misses = open()
-            .map(parking_lot::Mutex::new)
-            .map_err(|e| format!("this computer gives no processor counters: {e}"));
+        let misses = open().map(parking_lot::Mutex::new).map_err(|e| {
+            format!("no cache misses, as this computer gives no processor counters: {}", e.kind())
+        });
         Counters { misses }
     }
 
@@ -99,7 +99,9 @@ fn throttles(cpus: &Path) -> Told {
             }
         }
     }
-    sum.ok_or_else(|| "the kernel has no thermal_throttle counters for these CPUs".to_owned())
+    sum.ok_or_else(|| {
+        "no slowing by heat, as the kernel has no thermal_throttle counters for these CPUs".to_owned()
+    })
 }
 
 /// Sum over the lines of USB host controllers and all CPUs.
@@ -116,7 +118,7 @@ fn usb_interrupts(text: &str) -> Told {
             sum = Some(sum.unwrap_or(0) + counts.sum::<u64>());
         }
     }
-    sum.ok_or_else(|| "no USB host controller has a line in /proc/interrupts".to_owned())
+    sum.ok_or_else(|| "no interrupts of USB, as no host controller has a line in /proc/interrupts".to_owned())
 }
 
 #[cfg(test)]

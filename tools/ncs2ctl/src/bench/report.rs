@@ -110,7 +110,7 @@ pub struct Report {
     pub fps_windows: Vec<f64>,
     pub window_s: f64,
     pub stable: bool,
-    pub latency_ms: Millis,
+    pub latency_ms: Percentiles,
     pub stage_us: Stages,
     pub tops: Option<f64>,
     pub tops_nce: Option<f64>,
@@ -168,23 +168,12 @@ pub struct ModelReport {
     pub fps: f64,
     pub elements_per_s: f64,
     pub tops: Option<f64>,
-    pub latency_ms: Millis,
+    pub latency_ms: Percentiles,
 }
 
 #[derive(Clone, Debug, Serialize)]
 #[allow(missing_docs, reason = "see Report")]
-pub struct Millis {
-    pub mean: f64,
-    pub p50: f64,
-    pub p90: f64,
-    pub p95: f64,
-    pub p99: f64,
-    pub max: f64,
-}
-
-#[derive(Debug, Serialize)]
-#[allow(missing_docs, reason = "see Report")]
-pub struct Micros {
+pub struct Percentiles {
     pub mean: f64,
     pub p50: f64,
     pub p90: f64,
@@ -196,12 +185,12 @@ pub struct Micros {
 #[derive(Debug, Serialize)]
 #[allow(missing_docs, reason = "see Report")]
 pub struct Stages {
-    pub queue: Micros,
-    pub prepare: Micros,
-    pub upload: Micros,
-    pub execute: Micros,
-    pub download: Micros,
-    pub finish: Micros,
+    pub queue: Percentiles,
+    pub prepare: Percentiles,
+    pub upload: Percentiles,
+    pub execute: Percentiles,
+    pub download: Percentiles,
+    pub finish: Percentiles,
 }
 
 #[derive(Debug, Serialize)]
@@ -265,7 +254,7 @@ pub struct Device {
     pub completed: u64,
     pub failed: u64,
     pub success_rate: Option<f64>,
-    pub latency_ms: Millis,
+    pub latency_ms: Percentiles,
     pub busy_ratio: f64,
     pub depth_mean: f64,
     pub temperature_c: Option<Temperature>,
@@ -287,7 +276,7 @@ pub struct Stand {
     pub name: String,
     pub completed: u64,
     pub fps: f64,
-    pub latency_ms: Millis,
+    pub latency_ms: Percentiles,
 }
 
 #[derive(Debug, Serialize)]
@@ -372,7 +361,7 @@ impl Report {
             fps_windows: measured.windows.iter().copied().map(round).collect(),
             window_s: round(measured.window.as_secs_f64()),
             stable: is_stable(&measured.windows),
-            latency_ms: Millis::of(&measured.tally.latency),
+            latency_ms: Percentiles::millis(&measured.tally.latency),
             stage_us: stages(&measured.tally.stages),
             tops: tops.map(round6),
             tops_nce: tops_of(operations(|m| m.ordered)).map(round6),
@@ -390,7 +379,7 @@ impl Report {
                 name: id.to_string(),
                 completed: tally.completed,
                 fps: round(per_second(tally.completed)),
-                latency_ms: Millis::of(&tally.latency),
+                latency_ms: Percentiles::millis(&tally.latency),
             }),
             cache: cache(&measured.sticks),
             pool: pool(&measured.sticks),
@@ -428,7 +417,7 @@ fn device(stick: &StickRun, tally: &StickTally, fps: f64, tops: Option<f64>, ela
         completed: tally.completed,
         failed: stick.failed,
         success_rate: (tried > 0).then(|| tally.completed as f64 / tried as f64),
-        latency_ms: Millis::of(&tally.latency),
+        latency_ms: Percentiles::millis(&tally.latency),
         // Both ends are read a moment apart from the clock.
         busy_ratio: round(share(stick.busy).min(1.0)),
         depth_mean: round(share(stick.depth_time)),
@@ -487,7 +476,7 @@ fn models(
             fps: round(fps),
             elements_per_s: round(fps * f64::from(network.batch())),
             tops: tops_of(2.0 * network.blob.macs().model as f64 * completed as f64).map(round6),
-            latency_ms: Millis::of(&served.tally.latency),
+            latency_ms: Percentiles::millis(&served.tally.latency),
         }
     };
     context.networks.iter().zip(&measured.served).map(model).collect()
@@ -548,6 +537,7 @@ fn signs(context: &Context<'_>, measured: &Measured, devices: &[Device], link_sh
         execute_share: if on_stick > 0.0 { execute / on_stick } else { 1.0 },
         cpu_share: cpu / (measured.elapsed.as_secs_f64().max(1e-9) * cores),
         link_share,
+        adaptive: context.config.depth_mode == "auto",
         rated: context.config.rate_fps.is_some(),
         unpaced: no_tops(context).is_some(),
     }
@@ -617,29 +607,30 @@ fn pool(sticks: &[StickRun]) -> Pool {
 
 fn stages(stages: &[Latency; 6]) -> Stages {
     debug_assert_eq!(StageTimes::NAMES, ["queue", "prepare", "upload", "execute", "download", "finish"]);
-    let [queue, prepare, upload, execute, download, finish] = std::array::from_fn(|n| Micros::of(&stages[n]));
+    let [queue, prepare, upload, execute, download, finish] =
+        std::array::from_fn(|n| Percentiles::micros(&stages[n]));
     Stages { queue, prepare, upload, execute, download, finish }
 }
 
-impl Millis {
-    fn of(latency: &Latency) -> Self {
-        let [mean, p50, p90, p95, p99, max] = figures(latency, 1e3);
-        Millis { mean, p50, p90, p95, p99, max }
+impl Percentiles {
+    /// In milliseconds.
+    fn millis(latency: &Latency) -> Self {
+        Percentiles::of(latency, 1e3)
     }
-}
 
-impl Micros {
-    fn of(latency: &Latency) -> Self {
-        let [mean, p50, p90, p95, p99, max] = figures(latency, 1e6);
-        Micros { mean, p50, p90, p95, p99, max }
+    /// In microseconds.
+    fn micros(latency: &Latency) -> Self {
+        Percentiles::of(latency, 1e6)
     }
-}
 
-fn figures(latency: &Latency, unit: f64) -> [f64; 6] {
-    // A histogram's bucket may reach past the largest value; no percentile is larger than the largest.
-    let max = latency.max();
-    let q = |q: f64| latency.quantile(q).min(max);
-    [latency.mean(), q(0.5), q(0.9), q(0.95), q(0.99), max].map(|d| round(d.as_secs_f64() * unit))
+    fn of(latency: &Latency, unit: f64) -> Self {
+        // A histogram's bucket may reach past the largest value; no percentile is larger than the largest.
+        let max = latency.max();
+        let q = |q: f64| latency.quantile(q).min(max);
+        let figures = [latency.mean(), q(0.5), q(0.9), q(0.95), q(0.99), max];
+        let [mean, p50, p90, p95, p99, max] = figures.map(|d| round(d.as_secs_f64() * unit));
+        Percentiles { mean, p50, p90, p95, p99, max }
+    }
 }
 
 /// Three decimals are more than any of these figures is worth.

@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::report::{Millis, Report};
+use super::report::{Percentiles, Report};
 use crate::output::{Output, Style, three_digits};
 
 /// Share of the best speed that is as good as the best: what lies between is not worth its latency.
@@ -28,7 +28,7 @@ pub struct Point {
     pub fps: f64,
     pub elements_per_s: f64,
     pub stable: bool,
-    pub latency_ms: Millis,
+    pub latency_ms: Percentiles,
     pub tops: Option<f64>,
     pub completed: u64,
     pub failed: u64,

@@ -121,7 +121,7 @@ fn report(measured: &Measured, simulation: Option<&Simulation>, paced: Option<bo
         input: "random 0".into(),
         sticks: 2,
     };
-    let (target_tops, reactor, zero_copy) = (Some(0.5), "io_uring", Some("in_process"));
+    let (target_tops, reactor, zero_copy) = (Some(0.5), "io_uring", Some("in-process"));
     let context = Context { networks: &networks, simulation, paced, config, target_tops, reactor, zero_copy };
     Report::new(&context, measured)
 }
@@ -150,7 +150,7 @@ fn figures_follow_from_the_counts() {
     assert_eq!(d["host"]["cache_misses_per_inference"], 2.0);
     assert_eq!((&d["host"]["throttled"], &d["host"]["usb_interrupts"]), (&json!(false), &Value::Null));
     assert_eq!(d["host"]["usb_interrupts_reason"], "not measured");
-    assert_eq!(d["io"]["zero_copy"], "in_process");
+    assert_eq!(d["io"]["zero_copy"], "in-process");
     assert_eq!(
         (&d["models"][0]["completed"], &d["models"][0]["share_completed"]),
         (&json!(1800), &json!(1.0))
@@ -216,6 +216,30 @@ fn no_tops_where_no_stick_set_the_pace() {
         let text = text::report(&Output::bare(false, "bench"), &report, Some(&sim));
         assert!(text.contains("no TOPS") && !text.contains("% of the peak"), "{text}");
     }
+}
+
+#[test]
+fn what_the_fallback_answered_is_in_no_figure_of_the_sticks() {
+    let sim = simulation(Timing::Model);
+    let before = document(&report(&measured(0), Some(&sim), Some(true)));
+    assert_eq!(before["fallback"], Value::Null);
+    let mut measured = measured(0);
+    let mut latency = Latency::new();
+    (0..500).for_each(|_| latency.record(Duration::from_millis(40)));
+    let tally = StickTally { completed: 500, latency };
+    let part = Tally { fallback: Some((StickId::new("cpu-execute"), tally)), ..Tally::default() };
+    measured.tally.merge(&part);
+    let report = report(&measured, Some(&sim), Some(true));
+    let d = document(&report);
+    for field in
+        ["tops", "tops_nce", "percent_of_peak", "target_ratio", "fps", "completed", "latency_ms", "devices"]
+    {
+        assert_eq!(d[field], before[field], "{field}");
+    }
+    assert_eq!((&d["fallback"]["name"], &d["fallback"]["fps"]), (&"cpu-execute".into(), &50.0.into()));
+    assert_eq!(d["fallback"]["completed"], 500);
+    let text = text::report(&Output::bare(false, "bench"), &report, Some(&sim));
+    assert!(text.contains("500 answers beside these, 50.0 fps by cpu-execute"), "{text}");
 }
 
 #[test]

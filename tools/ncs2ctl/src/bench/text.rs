@@ -1,7 +1,7 @@
 //! The report as people read it.
 
 use super::energy::Span;
-use super::report::{Device, Millis, Report};
+use super::report::{Device, Percentiles, Report};
 use crate::open::Simulation;
 use crate::output::{Output, Style, bytes, grouped, three_digits, time, wrap};
 use std::time::Duration;
@@ -112,6 +112,9 @@ pub fn report(output: &Output, report: &Report, simulation: Option<&Simulation>)
         line("link", format!("{:.0} fps is the most that it could carry (estimate)", ceiling));
     }
     line("host", host(output, report));
+    if let Some(untold) = untold(report) {
+        line("not told", untold);
+    }
     line("io", io(report));
     if let Some(energy) = &report.energy {
         let Span { low, high } = energy.joules_per_inference;
@@ -147,7 +150,7 @@ fn micros(output: &Output, us: f64) -> String {
     time(output, Duration::from_secs_f64(us.max(0.0) / 1e6))
 }
 
-fn latency(output: &Output, ms: &Millis) -> String {
+fn latency(output: &Output, ms: &Percentiles) -> String {
     let t = |ms: f64| micros(output, ms * 1e3);
     format!(
         "mean {}, p50 {}, p90 {}, p95 {}, p99 {}, max {}",
@@ -201,11 +204,22 @@ fn host(output: &Output, report: &Report) -> String {
         host.threads,
         bytes(host.rss_bytes)
     );
-    if host.throttled == Some(true) {
-        text.push_str(&format!(", {}", output.paint(Style::Warn, "slowed itself down by heat")));
+    text.push_str(&format!(", {} page faults", grouped(host.page_faults)));
+    if host.involuntary_switches > 0 {
+        text.push_str(&format!(", {} times pushed off its core", grouped(host.involuntary_switches)));
     }
     if let Some(misses) = host.cache_misses_per_inference {
-        text.push_str(&format!(", {misses:.0} cache misses"));
+        text.push_str(&format!(", {misses:.0} cache misses an inference"));
+    }
+    if let Some(interrupts) = host.usb_interrupts {
+        text.push_str(&format!(", {} interrupts of USB", grouped(interrupts)));
+    }
+    match host.throttled {
+        Some(true) => {
+            text.push_str(&format!(", {}", output.paint(Style::Warn, "slowed itself down by heat")));
+        }
+        Some(false) => text.push_str(", not slowed by heat"),
+        None => {}
     }
     if let Some(cpu) = host.virtual_sticks_cpu_us_per_inference.filter(|&cpu| cpu > 0.0) {
         text.push_str(&format!(" (virtual sticks beside it: {} CPU)", micros(output, cpu)));
@@ -213,11 +227,19 @@ fn host(output: &Output, report: &Report) -> String {
     text
 }
 
+/// Counters that this computer does not have, and why.
+fn untold(report: &Report) -> Option<String> {
+    let host = &report.host;
+    let reasons = [&host.cache_misses_reason, &host.usb_interrupts_reason, &host.throttled_reason];
+    let reasons: Vec<&str> = reasons.into_iter().flatten().map(String::as_str).collect();
+    (!reasons.is_empty()).then(|| reasons.join("; "))
+}
+
 fn io(report: &Report) -> String {
     let memory = match report.io.zero_copy {
         Some("mapped") => ", zero copy (mapped from the kernel)",
         Some("copied") => ", tensors copied by the kernel",
-        Some("in_process") => ", no bus: virtual sticks of this process",
+        Some("in-process") => ", no bus: virtual sticks of this process",
         Some(_) => ", some tensors mapped, some copied",
         None => "",
     };

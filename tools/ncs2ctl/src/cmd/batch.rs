@@ -34,9 +34,10 @@ Examples:
   ncs2ctl --sim 2 batch work.jsonl --top 1
   printf '{\"input\": \"cat.jpg\"}\\n' | ncs2ctl batch - --blob net.blob --output answers/
 
-A line: {\"input\": \"cat.npy\"}, {\"input\": {\"data\": \"a.npy\", \"state\": \"b.npy\"}} or {\"random\": 7}; and if you
-like \"blob\": another network, \"id\": anything, which stands in the result. Lines that fail have an error in
-their result, the others go on; exit 1 when any failed. Results: in the order of the lines, as they come.")]
+A line: {\"input\": \"cat.npy\"}, {\"input\": {\"data\": \"a.npy\", \"state\": \"b.npy\"}} or {\"random\": 7};
+and if you like \"blob\": another network, \"id\": anything, which stands in the result. Lines that
+fail have an error in their result, the others go on; exit 1 when any failed. Results: in the order
+of the lines, as they come.")]
 pub struct BatchArgs {
     /// The lines; - for standard input
     #[arg(value_name = "FILE.jsonl", value_hint = ValueHint::FilePath)]

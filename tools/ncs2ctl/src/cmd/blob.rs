@@ -115,12 +115,12 @@ fn layers(graph: &Graph, macs: &Macs) -> Vec<Layer> {
 }
 
 /// The compiler's name for the kind.
-fn kind_name(stage: &Stage) -> String {
+pub(super) fn kind_name(stage: &Stage) -> String {
     stage.kind.name().map_or_else(|| format!("type {}", stage.kind.0), str::to_owned)
 }
 
 /// What the stage does; blobs carry no layer names.
-fn stage_name(stage: &Stage) -> String {
+pub(super) fn stage_name(stage: &Stage) -> String {
     let Some(nce) = &stage.nce else { return kind_name(stage) };
     let (w, h) = nce.kernel;
     match nce.op {
@@ -133,7 +133,7 @@ fn stage_name(stage: &Stage) -> String {
 }
 
 /// Shape of what the stage writes. Where the output stands among the buffers: BLOB_FORMAT 2.3.
-fn output_shape(stage: &Stage) -> Vec<usize> {
+pub(super) fn output_shape(stage: &Stage) -> Vec<usize> {
     let last = stage.buffers.iter().rposition(|b| b.is_present());
     let index = match (&stage.nce, stage.kind.0) {
         (Some(nce), _) => Some(nce.output),

@@ -11,7 +11,7 @@ use serde::Serialize;
 
 use crate::cli::{Global, Sim};
 use crate::failure::{Failure, Outcome, Result};
-use crate::open::Sticks;
+use crate::open::{Models, Sticks};
 use crate::output::{Output, Style, wrap};
 
 /// Longest boot: image, re-enumeration, two more tries.
@@ -100,10 +100,12 @@ pub fn reset(global: &Global, output: &Output, args: &ResetArgs) -> Result<Outco
     let spinner = output.spinner(if args.power { "cutting the power of the ports" } else { "resetting" });
     let (profile, devices) = match &global.sim {
         Some(Sim::Rack { .. }) => {
-            return Err(Failure::usage(
-                "reset: expected real sticks or --sim unix:PATH, found --sim N: those are new in every run",
-                "serve them with `ncs2ctl sim serve --socket PATH`",
-            ));
+            let sticks = Sticks::find(global, Engine::Hash)?;
+            let profile = sticks.profile();
+            let (models, ports) = sticks.into_ports();
+            let ids = ports.into_iter().map(|port| (port.id().clone(), port));
+            let devices = side_by_side(ids, |id, port| reset_virtual(&models, id, port, args.power));
+            (profile, devices)
         }
         Some(Sim::Server(path)) => {
             let served = face::status(path)?;
@@ -137,6 +139,26 @@ pub fn reset(global: &Global, output: &Output, args: &ResetArgs) -> Result<Outco
     };
     spinner.finish_and_clear();
     show(output, profile, devices)
+}
+
+/// Boots a virtual stick of this process, since it is new, and brings it back.
+fn reset_virtual(models: &Models, id: &StickId, port: Port, power: bool) -> Done {
+    connect(port)?;
+    let number = id.as_str().trim_start_matches("sim").parse().ok();
+    let stick = match models {
+        Models::Rack(rack) => number.and_then(|n| rack.stick(n)),
+        Models::None | Models::Served(_) => None,
+    };
+    let stick = stick.ok_or_else(|| {
+        Failure::new(ErrorKind::NotFound, format!("{id}: expected a virtual stick"), "see `ncs2ctl list`")
+    })?;
+    if power {
+        stick.unplug();
+        stick.replug();
+    } else {
+        stick.crash();
+    }
+    Ok(("unbooted", None))
 }
 
 /// The sticks that `--device` names, with their places; all without it.

@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use crate::capture::{self, stream};
 use crate::failure::{Failure, Outcome, Result, one_line};
-use crate::output::Output;
+use crate::output::{Output, wrap};
 
 /// `decode`
 #[derive(Args, Debug)]
@@ -92,7 +92,9 @@ pub fn decode(output: &Output, args: &DecodeArgs) -> Result<Outcome> {
     } else {
         let mut text = String::new();
         for line in chosen {
-            text.push_str(&one_line(&line.to_string()));
+            let line = one_line(&line.to_string());
+            // Into a file it goes as it is, so that it can be decoded again.
+            text.push_str(&if output.is_terminal() { folded(&line, output.width()) } else { line });
             text.push('\n');
         }
         output.text(&text)?;
@@ -101,6 +103,24 @@ pub fn decode(output: &Output, args: &DecodeArgs) -> Result<Outcome> {
         }
     }
     Ok(outcome)
+}
+
+/// A line of the trace in lines of at most `width`: words, then the bytes behind the bar.
+fn folded(line: &str, width: usize) -> String {
+    const INDENT: &str = "             ";
+    if line.chars().count() <= width {
+        return line.to_owned();
+    }
+    let (words, bytes) = line.split_once(" | ").unwrap_or((line, ""));
+    let room = width.saturating_sub(INDENT.len() + 2).max(2);
+    // The first line stands in its own place; `wrap` counts none of the indent.
+    let start = words.len() - words.trim_start().len();
+    let mut text = words[..start].to_owned() + &wrap(words, width - INDENT.len(), INDENT);
+    // Two digits a byte, none of them torn apart.
+    for piece in bytes.as_bytes().chunks(room / 2 * 2) {
+        text.push_str(&format!("\n{INDENT}| {}", String::from_utf8_lossy(piece)));
+    }
+    text
 }
 
 impl DecodeArgs {
@@ -140,4 +160,22 @@ fn describe(line: &TraceLine) -> Line<'_> {
         None => (None, None),
     };
     Line { time_s: line.seconds, stick: &line.stick, direction, bytes, stream, stream_name, text }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn long_lines_are_folded_and_lose_nothing() {
+        let line = format!("  0.015566 [ncs2-sim0      ] dev=sim0 OUT len=84 hdr | {}", "17ab".repeat(60));
+        for width in [40, 60, 100, 120] {
+            let text = folded(&line, width);
+            assert!(text.lines().all(|l| l.chars().count() <= width), "{text}");
+            let digits: String = text.lines().filter_map(|l| Some(l.split_once("| ")?.1)).collect();
+            assert_eq!(digits, "17ab".repeat(60));
+            assert!(text.starts_with("  0.015566") && text.contains("hdr\n"), "{text}");
+        }
+        assert_eq!(folded("  short | 00", 40), "  short | 00");
+    }
 }

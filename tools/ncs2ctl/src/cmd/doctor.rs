@@ -34,7 +34,7 @@ pub fn doctor(global: &Global, output: &Output) -> Result<Outcome> {
     let checks = checks(&Machine::this(), global);
     let count = |status: Status| checks.iter().filter(|c| c.status == status).count();
     let body = Body {
-        simulated: false,
+        simulated: global.sim.is_some(),
         checks: &checks,
         passed: count(Status::Pass),
         skipped: count(Status::Skip),
@@ -69,6 +69,11 @@ fn text(output: &Output, body: &Body<'_>) -> String {
         }
     }
     let Body { passed, skipped, warned, failed, .. } = body;
+    if body.simulated {
+        let remark =
+            "simulated: --sim asks for virtual sticks; the other checks are of this machine and of real ones";
+        text.push_str(&format!("{}\n", output.paint(Style::Warn, remark)));
+    }
     text.push_str(&format!("{passed} passed, {skipped} skipped, {warned} warned, {failed} failed\n"));
     text
 }

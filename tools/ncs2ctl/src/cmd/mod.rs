@@ -12,6 +12,7 @@ pub mod decode;
 pub mod doctor;
 pub mod firmware;
 pub mod info;
+mod layer_times;
 pub mod list;
 pub mod man;
 pub mod quantize;

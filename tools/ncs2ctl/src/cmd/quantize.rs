@@ -3,6 +3,8 @@
 //! Compiling, checking and measuring are the commands that users have, run one after another, so that every figure can be
 //! had again by hand.
 
+mod report;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -10,21 +12,16 @@ use std::time::Duration;
 
 use clap::{Args, ValueHint};
 use ncs2::ErrorKind;
-use serde::Serialize;
 use serde_json::Value;
 
 use crate::cli::{EngineArg, Global, Sim, TimingArg, WireArg, positive_duration};
-use crate::failure::{Failure, Outcome, Result, one_line};
+use crate::failure::{Failure, Outcome, Result};
 use crate::folders::Scratch;
 use crate::onnx::{fold, quantized};
-use crate::output::{Output, Style, bytes, wrap};
+use crate::output::Output;
 use crate::{aside, vendor_compiler};
+use report::{Body, CpuRow, FACTS, Int8, Row};
 
-/// What is true of every row, and why the table is as short as it is.
-const FACTS: [&str; 2] = [
-    "the chip computes in FP16 and the compiler stores weights as FP16: INT8 makes neither the graph smaller nor the stick faster",
-    "an input of bytes takes half of FP16 on the link, a quarter of FP32",
-];
 /// Bytes a second of a USB 3 link after boot, at most (NCS2_FACTS section 4).
 const LINK_BYTES_PER_S: f64 = 350e6;
 
@@ -64,62 +61,6 @@ pub struct QuantizeArgs {
     /// Write the graph of the INT8 model here
     #[arg(long, short, value_name = "BLOB", requires = "int8", value_hint = ValueHint::FilePath)]
     output: Option<PathBuf>,
-}
-
-#[derive(Serialize)]
-struct Body {
-    simulated: bool,
-    model: String,
-    int8: Option<Int8>,
-    facts: [&'static str; 2],
-    /// Why a row is missing.
-    left_out: Vec<String>,
-    rows: Vec<Row>,
-    /// The models on this computer's CPU through OpenVINO: measured, never simulated.
-    cpu: Vec<CpuRow>,
-}
-
-/// One model on the CPU.
-#[derive(Serialize)]
-struct CpuRow {
-    name: &'static str,
-    weights: &'static str,
-    file_bytes: u64,
-    fps: f64,
-    p50_ms: f64,
-    max_error: f64,
-    cosine: f64,
-    top1: Option<f64>,
-    top5: Option<f64>,
-}
-
-/// What making the INT8 model plain did.
-#[derive(Serialize)]
-struct Int8 {
-    file: String,
-    constants: usize,
-    constant_bytes: usize,
-    pairs: usize,
-    clips: usize,
-}
-
-/// One way to compile the network.
-#[derive(Serialize)]
-struct Row {
-    name: &'static str,
-    weights: &'static str,
-    input_type: String,
-    blob_bytes: u64,
-    input_bytes: u64,
-    /// At the most that a link carries: an estimate.
-    link_us_estimate: f64,
-    fps: f64,
-    p50_ms: f64,
-    upload_us: f64,
-    max_error: Option<f64>,
-    cosine: Option<f64>,
-    top1: Option<f64>,
-    top5: Option<f64>,
 }
 
 /// A model to compile, and how.
@@ -174,7 +115,7 @@ pub fn quantize(global: &Global, output: &Output, args: &QuantizeArgs) -> Result
     if output.is_json() {
         output.document(&body)?;
     } else {
-        output.text(&text(output, &body))?;
+        output.text(&report::text(output, &body))?;
     }
     Ok(Outcome::Ok)
 }
@@ -366,6 +307,8 @@ fn sticks(global: &Global) -> Vec<String> {
     words.extend(global.timing.map(|timing| match timing {
         TimingArg::Model => "--timing=model".to_owned(),
         TimingArg::Zero => "--timing=zero".to_owned(),
+        // Refused before: only `run` has the table.
+        TimingArg::Layers => "--timing=model".to_owned(),
     }));
     words
 }
@@ -404,79 +347,4 @@ fn kind(name: &str) -> ErrorKind {
         ErrorKind::Unsupported,
     ];
     known.into_iter().find(|k| k.as_str() == name).unwrap_or(ErrorKind::InvalidInput)
-}
-
-fn text(output: &Output, body: &Body) -> String {
-    let mut text = output.paint(Style::Bold, one_line(&body.model));
-    if body.simulated {
-        text.push_str(&format!(", {}: times are a virtual stick's", output.paint(Style::Warn, "simulated")));
-    }
-    text.push_str("\n\n");
-    let headings = [
-        "graph",
-        "weights",
-        "size",
-        "input",
-        "link us",
-        "fps",
-        "p50 ms",
-        "max error",
-        "cosine",
-        "top-1",
-        "top-5",
-    ];
-    let mut table = output.table(&headings, &["graph", "weights"]);
-    let share = |x: Option<f64>| x.map_or("-".to_owned(), |x| format!("{:.1} %", 100.0 * x));
-    for row in &body.rows {
-        table.add_row([
-            row.name.to_owned(),
-            row.weights.to_owned(),
-            bytes(row.blob_bytes),
-            format!("{} {}", bytes(row.input_bytes), row.input_type),
-            format!("{:.0}", row.link_us_estimate),
-            format!("{:.1}", row.fps),
-            format!("{:.2}", row.p50_ms),
-            row.max_error.map_or("-".to_owned(), |x| format!("{x:.2e}")),
-            row.cosine.map_or("-".to_owned(), |x| format!("{x:.6}")),
-            share(row.top1),
-            share(row.top5),
-        ]);
-    }
-    text.push_str(&output.lines(&table));
-    text.push('\n');
-    let headings =
-        ["on this CPU", "weights", "file", "fps", "p50 ms", "max error", "cosine", "top-1", "top-5"];
-    let mut table = output.table(&headings, &["on this CPU", "weights"]);
-    for row in &body.cpu {
-        table.add_row([
-            row.name.to_owned(),
-            row.weights.to_owned(),
-            bytes(row.file_bytes),
-            format!("{:.1}", row.fps),
-            format!("{:.2}", row.p50_ms),
-            format!("{:.2e}", row.max_error),
-            format!("{:.6}", row.cosine),
-            share(row.top1),
-            share(row.top5),
-        ]);
-    }
-    text.push_str(&output.lines(&table));
-    text.push_str("  measured on this computer through OpenVINO, as --fallback openvino runs it\n\n");
-    let mut line =
-        |said: &str| text.push_str(&format!("  {}\n", wrap(&one_line(said), output.width() - 2, "  ")));
-    if let Some(int8) = &body.int8 {
-        line(&format!(
-            "INT8: {} constants of {} as integers, {} pairs on activations taken out, {} Clips in their place",
-            int8.constants,
-            bytes(int8.constant_bytes as u64),
-            int8.pairs,
-            int8.clips
-        ));
-    }
-    body.facts.iter().for_each(|fact| line(fact));
-    line(
-        "link us: at 350 MB/s, the most that USB 3 was seen to carry (estimate); errors against FP32 on the CPU",
-    );
-    body.left_out.iter().for_each(|why| line(&format!("not here: {why}")));
-    text
 }

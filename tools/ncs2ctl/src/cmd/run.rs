@@ -8,9 +8,10 @@ use ncs2::runtime::{FleetConfig, LoadOptions, SubmitOptions, Ticket};
 use ncs2_device::Engine;
 use serde::Serialize;
 
+use super::layer_times::LayerTimes;
 use super::stream;
 use crate::answers::{self, Inference, Plan};
-use crate::cli::{Global, RunArgs};
+use crate::cli::{Global, RunArgs, TimingArg};
 use crate::failure::{Failure, Outcome, Result};
 use crate::interrupt::Interrupt;
 use crate::open::{Simulation, Sticks};
@@ -32,13 +33,23 @@ struct Body {
     /// All of them, where there are several.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     inferences: Vec<Inference>,
+    /// Of the latest inference.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    layers: Option<LayerTimes>,
 }
 
 /// Runs the network on every input; exit 1 when a check fails.
 pub fn run(global: &Global, output: &Output, args: &RunArgs) -> Result<Outcome> {
     let blob = Blob::open(&args.blob)?;
     let graph = blob.graph();
+    let with_layers = args.layers || global.timing == Some(TimingArg::Layers);
     if args.is_stream() {
+        if with_layers {
+            return Err(Failure::usage(
+                "--layers: expected files, found a stream",
+                "give --input FILE, or leave --layers out",
+            ));
+        }
         return stream::stream(global, output, args, &blob);
     }
     // Everything that the user may have got wrong is looked at before a stick is opened.
@@ -71,6 +82,7 @@ pub fn run(global: &Global, output: &Output, args: &RunArgs) -> Result<Outcome> 
     let in_flight = opened.fleet.stats().sticks.len() * LoadOptions::default().depth as usize;
 
     let mut done = Vec::with_capacity(inputs.len());
+    let mut last = None;
     let mut flying: VecDeque<(usize, Ticket)> = VecDeque::new();
     let mut waiting = inputs.iter().enumerate();
     loop {
@@ -84,7 +96,12 @@ pub fn run(global: &Global, output: &Output, args: &RunArgs) -> Result<Outcome> 
         spinner.set_message(format!("inference {} of {}", n + 1, inputs.len()));
         let answer = ticket.wait()?;
         done.push(plan.finish(n, &inputs[n].source, &answer)?);
+        last = Some(answer.stick().clone());
     }
+    let layers = match last.filter(|_| with_layers) {
+        Some(stick) => Some(LayerTimes::ask(&loaded, &stick)?),
+        None => None,
+    };
     spinner.finish_and_clear();
     drop(loaded);
     let simulation = opened.simulation.clone();
@@ -102,6 +119,7 @@ pub fn run(global: &Global, output: &Output, args: &RunArgs) -> Result<Outcome> 
         interrupted: interrupt.is_pressed(),
         first: done.first().cloned(),
         inferences: if done.len() > 1 { done } else { Vec::new() },
+        layers,
     };
     if output.is_json() {
         output.document(&body)?;
@@ -121,6 +139,7 @@ fn text(output: &Output, body: &Body, simulation: Option<&Simulation>) -> String
     for inference in &all {
         text.push_str(&answers::text(output, &body.model, inference));
     }
+    text.extend(body.layers.iter().map(|layers| layers.text(output)));
     if body.interrupted {
         text.push_str(&format!("interrupted after {} inferences\n", all.len()));
     }

@@ -214,7 +214,7 @@ fn serve_until_interrupted(global: &Global, output: &Output, args: &ServeArgs) -
         },
         timing: match global.timing {
             Some(TimingArg::Zero) => Timing::Zero,
-            Some(TimingArg::Model) | None => Timing::Model,
+            Some(TimingArg::Model | TimingArg::Layers) | None => Timing::Model,
         },
         any_firmware: global.any_firmware,
         seed: args.seed,
@@ -298,8 +298,10 @@ fn print_fitted(output: &Output, path: &Path) -> Result<Outcome> {
 
 fn print_calibration(output: &Output, name: &str, leave_one_out: bool) -> Result<Outcome> {
     let profile = Profile::load(name)?;
+    let spinner = output.spinner("fitting");
     let rows =
         if leave_one_out { calibrate::leave_one_out(&profile, 1)? } else { calibrate::rows(&profile)? };
+    spinner.finish_and_clear();
     if rows.is_empty() {
         return Err(Failure::new(
             ErrorKind::NotFound,

@@ -6,8 +6,11 @@ use ncs2::runtime::stats_socket;
 use ncs2::transport::usb::firmware::Firmware;
 use ncs2::transport::{Reactor, ReactorKind};
 
+use ncs2_device::Engine;
+
 use super::{Check, Machine};
 use crate::cli::Global;
+use crate::open::Sticks;
 
 /// First kernel whose io_uring has the multishot poll that the reactor uses.
 const GOOD_KERNEL: (u32, u32) = (5, 13);
@@ -45,6 +48,25 @@ pub(super) fn reactor() -> Check {
         _ => "use a kernel with io_uring, Linux 5.13 or newer",
     };
     Check::warn(NAME, format!("epoll, because io_uring says: {error}"), mend)
+}
+
+/// The virtual sticks that `--sim` asks for.
+pub(super) fn simulated(global: &Global) -> Check {
+    const NAME: &str = "virtual";
+    match Sticks::find(global, Engine::Hash) {
+        Ok(sticks) => {
+            let profile = sticks.profile().unwrap_or_default();
+            let count = sticks.ids().count();
+            Check::pass(
+                NAME,
+                format!("{count} simulated, profile {profile}: they need no USB, rule or firmware"),
+            )
+        }
+        Err(failure) => match failure.into_report() {
+            Some(report) => Check::fail(NAME, report.message, report.hint),
+            None => Check::skip(NAME, "not looked at"),
+        },
+    }
 }
 
 pub(super) fn container(machine: &Machine) -> Check {

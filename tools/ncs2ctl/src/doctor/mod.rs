@@ -116,7 +116,7 @@ impl Machine {
 pub fn checks(machine: &Machine, global: &Global) -> Vec<Check> {
     let devices = usb::devices(machine);
     let sticks: Vec<usb::Device> = devices.iter().filter(|d| d.is_stick()).cloned().collect();
-    vec![
+    let mut checks = vec![
         host::kernel(machine),
         host::reactor(),
         host::container(machine),
@@ -130,7 +130,11 @@ pub fn checks(machine: &Machine, global: &Global) -> Vec<Check> {
         usb::speed(&sticks),
         host::firmware(global),
         host::stats(global),
-    ]
+    ];
+    if global.sim.is_some() {
+        checks.insert(0, host::simulated(global));
+    }
+    checks
 }
 
 #[cfg(test)]

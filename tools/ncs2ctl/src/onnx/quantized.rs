@@ -587,7 +587,7 @@ mod tests {
         let as_clip = |op: String| if op == "Relu" { "Clip".to_owned() } else { op };
         let expected: Vec<String> = ops(&made_of).into_iter().map(as_clip).collect();
         assert_eq!(ops(&model), expected);
-        assert_eq!((made.constants, made.pairs), (10, 12), "five layers' weights and biases");
+        assert_eq!((made.constants, made.pairs), (10, 11), "five layers' weights and biases");
         assert_eq!(
             (&model.outputs[0].name, &model.nodes.last().expect("some").outputs[0]),
             (&"prob".into(), &"prob".into())

@@ -1,7 +1,9 @@
 //! The tool as tests call it: no settings of whoever runs the tests.
 #![allow(dead_code, reason = "every test file takes what it needs of this one")]
 
+pub mod redact;
 pub mod schema;
+pub mod screen;
 
 use std::path::PathBuf;
 
@@ -46,13 +48,20 @@ pub fn run(args: &[&str]) -> Ran {
         stderr: text(output.stderr),
     };
     assert!(!ran.stdout.contains('\x1b') && !ran.stderr.contains('\x1b'), "{args:?}: ANSI");
-    if !args.contains(&"--json") && !args.contains(&"man") && !args.contains(&"completions") {
-        // A path is as long as it is, and is not broken.
-        for line in ran.stdout.lines().filter(|line| !line.contains('/')) {
-            assert!(line.chars().count() <= 120, "{args:?}: {} columns: {line}", line.chars().count());
+    // What `decode` prints into a pipe is the capture itself; on a terminal it is folded.
+    let exempt = ["--json", "man", "completions", "decode"];
+    if !exempt.iter().any(|word| args.contains(word)) {
+        for line in ran.stdout.lines() {
+            assert!(columns(line) <= 120, "{args:?}: {} columns: {line}", columns(line));
         }
     }
     ran
+}
+
+/// Columns of a line without its paths: one is as long as it is, and is not broken.
+pub fn columns(line: &str) -> usize {
+    let path = |word: &&str| word.contains('/') && word.chars().count() > 24;
+    line.chars().count() - line.split(' ').filter(path).map(|word| word.chars().count()).sum::<usize>()
 }
 
 /// Runs with `--json` and checks what every document has.

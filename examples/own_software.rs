@@ -1,4 +1,4 @@
-//! How to test software of yours without a stick: `cargo run -p ncs2-device --example own_software`.
+//! How to test software of yours without a stick: `cargo run --example own_software`.
 //!
 //! The software under test is [`answers`], which sees nothing but a [`Fleet`]: the same code runs on real sticks, whose ports
 //! come from `ncs2::transport::usb::boot`. The test around it takes two virtual sticks, pulls one out in the middle of the
@@ -45,7 +45,7 @@ fn expected(network: &Blob, input: &[u8]) -> Vec<u8> {
 
 /// Runs the test; panics where the software is wrong.
 pub fn main() {
-    let file = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/data/models/tiny_u8_s1.blob");
+    let file = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/models/tiny_u8_s1.blob");
     let network = Blob::open(file).expect("a committed network");
     let bytes = network.graph().input_bytes;
     let inputs: Vec<Vec<u8>> =
