@@ -74,6 +74,10 @@ impl Client {
             "thermal" => self.thermal(),
             "unload" => {
                 self.graphs.remove(step["graph"].as_str().unwrap_or_default());
+                // A graph that nobody holds stays on the stick until its room is needed; the vendor's goes at once.
+                if let Some(fleet) = &self.fleet {
+                    fleet.evict_unused();
+                }
                 Ok(json!({ "seconds": began.elapsed().as_secs_f64() }))
             }
             "close" => self.close(),
