@@ -147,7 +147,8 @@ mod tests {
     fn nothing_is_kept_for_nobody() {
         let (marks, clock) = (ring(0), Manual::new());
         marks.note(&clock, RequestId(1), "seen");
-        assert_eq!((marks.ring.lock().kept.capacity(), marks.ring.lock().dropped), (0, 0), "no allocation");
+        let ring = marks.ring.lock();
+        assert_eq!((ring.kept.capacity(), ring.dropped), (0, 0), "no allocation");
     }
 
     #[test]
