@@ -27,11 +27,8 @@ fn inferences(sticks: usize, hub_bytes_per_s: f64) -> (Vec<usize>, usize) {
     let blob = std::fs::read(file).expect("a committed blob");
     let mut hosts: Vec<(Host, Loaded, usize, usize)> = (0..sticks)
         .map(|n| {
-            let mut host = Host::open(config.clone());
+            let mut host = Host::open_behind(config.clone(), hub.clone().map(|hub| (hub, n)));
             let graph = host.load(0, &blob, 1, 4);
-            if let Some(hub) = &hub {
-                host.stick.join_hub(Arc::clone(hub), n);
-            }
             (host, graph, 0, 0)
         })
         .collect();

@@ -92,7 +92,7 @@ fn the_vendors_conversation_gets_the_answers_that_the_vendor_accepted() {
         npy[header..].to_vec()
     });
     for piece in [usize::MAX, 1, 7, 512] {
-        let mut host = Host::new(zero());
+        let mut host = Host::new(zero(), None);
         let cache = ncs2_device::PreparedCache::default();
         let (mut transfers, mut tensors) = (Vec::new(), inputs.iter().cycle());
         for line in log.iter().filter(|l| l.out) {
@@ -372,7 +372,7 @@ fn an_image_boots_it_and_arms_the_watchdog() {
     for armed in [false, true] {
         let mut config = model();
         config.profile.boot.any_firmware = true;
-        let mut host = Host::new(config.clone());
+        let mut host = Host::new(config.clone(), None);
         host.stick = VirtualStick::new(std::sync::Arc::new(config), host.now);
         host.stick.plug();
         let tail = [0x98, 0, 0, 0x20, 0x80, u8::from(armed), 0xa4, 0, 0, 0xd0, 0x80, 0, 0, 0];

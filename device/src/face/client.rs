@@ -94,7 +94,10 @@ fn reach(path: &Path, op: &'static str, timeout: Duration) -> Result<UnixStream>
             _ => ErrorKind::NotFound,
         };
         Error::new(kind, op)
-            .detail(format!("{}: no virtual sticks are served there", path.display()))
+            .detail(format!(
+                "{}: no virtual sticks are served there, as `ncs2ctl sim serve --socket` does",
+                path.display()
+            ))
             .caused_by(e)
     };
     let socket = UnixStream::connect(path).map_err(failed)?;
@@ -104,8 +107,15 @@ fn reach(path: &Path, op: &'static str, timeout: Duration) -> Result<UnixStream>
 
 /// What follows `ok`, or why not.
 fn ask(socket: &mut UnixStream, line: &str) -> std::result::Result<String, String> {
-    socket.write_all(format!("{line}\n").as_bytes()).map_err(|e| e.to_string())?;
-    let answer = read_line(socket).map_err(|e| e.to_string())?;
+    // A server that was just ended may still hold its socket: whoever comes then is turned away in the middle.
+    let said = |e: std::io::Error| match e.kind() {
+        std::io::ErrorKind::ConnectionReset | std::io::ErrorKind::BrokenPipe => {
+            format!("no virtual sticks are served there any more: {e}")
+        }
+        _ => e.to_string(),
+    };
+    socket.write_all(format!("{line}\n").as_bytes()).map_err(said)?;
+    let answer = read_line(socket).map_err(said)?;
     match answer.strip_prefix("ok") {
         Some(rest) => Ok(rest.trim().to_owned()),
         None => Err(answer.strip_prefix("error ").unwrap_or(&answer).to_owned()),

@@ -9,7 +9,7 @@ use ncs2::wire::{
     EventKind, FifoDirection, Flags, GraphCommand, HEADER_LEN, Header, Side, Status, StreamId, StreamName,
     TensorDescriptor,
 };
-use ncs2_device::{Config, Engine, PreparedCache, Profile, Timing, VirtualStick};
+use ncs2_device::{Config, Engine, Hub, PreparedCache, Profile, Timing, VirtualStick};
 
 pub const DEVICE: u32 = 0;
 pub const GRAPH: u32 = 1;
@@ -50,9 +50,12 @@ pub struct Host {
 }
 
 impl Host {
-    pub fn new(config: Config) -> Host {
+    pub fn new(config: Config, hub: Option<(Arc<Hub>, usize)>) -> Host {
         let now = Instant::from_nanos(1_000_000_000);
         let mut stick = VirtualStick::new(Arc::new(config), now);
+        if let Some((hub, n)) = hub {
+            stick.join_hub(hub, n);
+        }
         stick.plug();
         stick.start_booted(false, now);
         let mut host = Host {
@@ -81,7 +84,12 @@ impl Host {
 
     /// Ping, both monitor streams.
     pub fn open(config: Config) -> Host {
-        let mut host = Host::new(config);
+        Host::open_behind(config, None)
+    }
+
+    /// As [`Host::open`], with the stick as number `n` behind a hub.
+    pub fn open_behind(config: Config, hub: Option<(Arc<Hub>, usize)>) -> Host {
+        let mut host = Host::new(config, hub);
         let ping = host.request(EventKind::Ping, 0, 0, "");
         assert!(host.answer(ping).flags.contains(Flags::ACK), "PING_RESP");
         host.create(DEVICE, "deviceMonitor", 2048);

@@ -32,7 +32,7 @@ mod vendor_compiler;
 mod wheel;
 
 use std::ffi::OsString;
-use std::io::{self, IsTerminal};
+use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
 
 use clap::error::ErrorKind as ClapKind;
@@ -208,9 +208,13 @@ fn refuse(error: &clap::Error, args: &[OsString]) -> u8 {
         _ => {}
     }
     let json = args.iter().skip(1).take_while(|a| *a != "--").any(|a| a == "--json");
-    let missing = error.kind() == ClapKind::DisplayHelpOnMissingArgumentOrSubcommand;
+    // Where a variable stands for a flag, clap no longer takes the command line for an empty one.
+    let missing = matches!(
+        error.kind(),
+        ClapKind::DisplayHelpOnMissingArgumentOrSubcommand | ClapKind::MissingSubcommand
+    );
     if missing && !json {
-        let _ = error.print();
+        let _ = write!(io::stderr(), "{}", help_of(args));
         return failure::exit::USAGE;
     }
     let words = args.iter().skip(1).filter_map(|a| a.to_str());
@@ -222,6 +226,19 @@ fn refuse(error: &clap::Error, args: &[OsString]) -> u8 {
     };
     let message = if missing { "expected a command, found none".to_owned() } else { one_line(error) };
     Output::bare(json, schema).failure(&Failure::usage(message, help))
+}
+
+/// The help of the command that is named last.
+fn help_of(args: &[OsString]) -> clap::builder::StyledStr {
+    let mut whole = Cli::command();
+    whole.build();
+    let mut command = &mut whole;
+    for word in args.iter().skip(1).filter_map(|a| a.to_str()) {
+        if command.find_subcommand(word).is_some() {
+            command = command.find_subcommand_mut(word).expect("it was just there");
+        }
+    }
+    command.render_help()
 }
 
 /// The schema of a command line that was not understood: that of the first word that is a command.

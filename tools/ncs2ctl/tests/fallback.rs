@@ -58,3 +58,18 @@ fn a_fallback_that_cannot_be_is_told_before_a_stick_is_opened() {
     let stderr = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.code() == Some(2) && stderr.contains("--sim"), "{stderr}");
 }
+
+#[test]
+fn bench_takes_the_same_flags_and_says_what_the_cpu_answered() {
+    let blob = model("tiny_fp16_s1.blob");
+    let blob = blob.to_str().expect("UTF-8");
+    let base = ["--sim", "1", "bench", blob, "--duration", "200ms", "--warmup", "0s"];
+    let ran = run(&[&base[..], &["--fallback-model", "net.onnx"]].concat());
+    assert_eq!(ran.code, 64, "{}", ran.stderr);
+    assert!(ran.stderr.contains("expected --fallback openvino beside it"), "{}", ran.stderr);
+    let (code, document) = json(&[&base[..], &["--fallback", "execute"]].concat(), "bench");
+    assert_eq!(code, 0, "{document}");
+    // A stick that is there answers everything itself.
+    assert!(document["completed"].as_u64().is_some_and(|n| n > 0), "{document}");
+    assert!(document["fallback"].is_null(), "{document}");
+}

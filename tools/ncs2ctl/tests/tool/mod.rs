@@ -81,8 +81,10 @@ pub fn schema_folder() -> PathBuf {
 
 /// The document is as its schema file says; one of a failure as that of failures does.
 pub fn conforms(name: &str, document: &Value) {
-    let name =
-        if document.get("error").is_some_and(|e| e.is_object()) && name != "batch" { "error" } else { name };
+    let failed = document.get("error").is_some_and(|e| e.is_object());
+    // A line of a batch may be an error of its own.
+    let whole = name != "batch" || document.get("line").is_none();
+    let name = if failed && whole { "error" } else { name };
     schema::holds(name, document);
 }
 
