@@ -288,8 +288,16 @@ fn terminal_width() -> usize {
 pub fn wrap(text: &str, width: usize, indent: &str) -> String {
     let mut out = String::new();
     let mut column = 0;
-    for word in text.split_whitespace() {
-        let long = columns(word);
+    let mut words = text.split_whitespace().peekable();
+    while let Some(word) = words.next() {
+        let mut word = word.to_owned();
+        // The groups of a number stay together.
+        while word.ends_with(|c: char| c.is_ascii_digit())
+            && let Some(group) = words.next_if(|next| is_group(next))
+        {
+            word = format!("{word} {group}");
+        }
+        let long = columns(&word);
         if column > 0 && column + 1 + long > width {
             out.push('\n');
             out.push_str(indent);
@@ -298,10 +306,16 @@ pub fn wrap(text: &str, width: usize, indent: &str) -> String {
             out.push(' ');
             column += 1;
         }
-        out.push_str(word);
+        out.push_str(&word);
         column += long;
     }
     out
+}
+
+/// Three digits, with nothing or a mark behind them: a group of a number as [`grouped`] writes it.
+fn is_group(word: &str) -> bool {
+    let digits = word.trim_end_matches(|c: char| !c.is_ascii_digit());
+    digits.len() == 3 && digits.chars().all(|c| c.is_ascii_digit())
 }
 
 /// Characters that show: without colour codes, which end with an `m`.
@@ -397,6 +411,11 @@ mod tests {
         let text = wrap("aa bbb cccc dd", 6, "  ");
         assert_eq!(text, "aa bbb\n  cccc\n  dd");
         assert!(text.lines().all(|l| l.len() <= 6));
+        assert_eq!(
+            wrap("in 1 157 faults, 20 0123", 8, ""),
+            "in\n1 157\nfaults,\n20 0123",
+            "a number is one word"
+        );
         assert_eq!(wrap("a \x1b[31mbb\x1b[0m cc", 7, ""), "a \x1b[31mbb\x1b[0m cc", "colour takes no room");
     }
 }

@@ -150,7 +150,7 @@ pub fn add_usbredir(qemu: &mut Command, sticks: usize, stick: &Path, control: &P
 /// wrote. `name` is for messages.
 pub fn run(name: &str, qemu: Command, out: &Path, limit: Duration) -> Result<(), Stop> {
     let log = out.join("log");
-    let watched = watch(qemu, &log, &out.join("status"), limit)?;
+    let watched = watch(name, qemu, &log, &out.join("status"), limit)?;
     let status = fs::read_to_string(out.join("status")).unwrap_or_default();
     let log = log.display();
     match (status.trim(), watched) {
@@ -215,8 +215,9 @@ enum Ended {
     TimedOut,
 }
 
-/// Runs QEMU, shows and keeps what the machine prints, ends it when its time is over.
-fn watch(mut qemu: Command, log: &Path, status: &Path, limit: Duration) -> Result<Ended, Stop> {
+/// Runs QEMU, shows what the machine prints with its name before each line (two may run side by side), keeps it, ends it when
+/// its time is over.
+fn watch(name: &str, mut qemu: Command, log: &Path, status: &Path, limit: Duration) -> Result<Ended, Stop> {
     let mut file = fs::File::create(log).map_err(|e| io_failed(log, e))?;
     let errors = file.try_clone().map_err(|e| io_failed(log, e))?;
     let mut child = qemu
@@ -251,7 +252,7 @@ fn watch(mut qemu: Command, log: &Path, status: &Path, limit: Duration) -> Resul
         }
         match inbox.recv_timeout(Duration::from_millis(200)) {
             Ok(line) => {
-                println!("{line}");
+                println!("{name:9} {line}");
                 let _ = writeln!(file, "{line}");
             }
             Err(mpsc::RecvTimeoutError::Disconnected) => break Ended::Itself,

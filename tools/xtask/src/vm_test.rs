@@ -51,12 +51,16 @@ pub fn run(args: &[&str]) -> Result<(), Stop> {
     // The whole workspace, as `cargo xtask test` builds it: with the same features nothing is built twice.
     step("build", cargo(&["build", "--quiet", "--workspace", "--bins", "--examples"]))?;
     let machine = Machine::prepare()?;
+    // Side by side: a good part of each is waiting, for watchdogs and for sticks that come back.
+    let verdicts: Vec<Result<(), Stop>> = std::thread::scope(|scope| {
+        let runs: Vec<_> = faces.iter().map(|&face| scope.spawn(|| timed(&machine, face, tests))).collect();
+        let ended = |run: std::thread::ScopedJoinHandle<'_, _>| {
+            run.join().unwrap_or_else(|_| Err(Stop::Failed("vm-test: a thread panicked".into())))
+        };
+        runs.into_iter().map(ended).collect()
+    });
     let mut failed = Vec::new();
-    for face in faces {
-        println!("\n=== vm-test: {STICKS} simulated sticks behind {}", face.name());
-        let start = Instant::now();
-        let verdict = test(&machine, face, tests);
-        println!("=== vm-test: {} took {:.1} s", face.name(), start.elapsed().as_secs_f64());
+    for verdict in verdicts {
         match verdict {
             Ok(()) => {}
             Err(Stop::Failed(why)) => failed.push(why),
@@ -66,12 +70,20 @@ pub fn run(args: &[&str]) -> Result<(), Stop> {
     if failed.is_empty() { Ok(()) } else { Err(Stop::Failed(failed.join("\n"))) }
 }
 
+fn timed(machine: &Machine, face: Face, tests: &[&str]) -> Result<(), Stop> {
+    println!("=== vm-test: {STICKS} simulated sticks behind {}", face.name());
+    let start = Instant::now();
+    let verdict = test(machine, face, tests);
+    println!("=== vm-test: {} took {:.1} s", face.name(), start.elapsed().as_secs_f64());
+    verdict
+}
+
 fn test(machine: &Machine, face: Face, tests: &[&str]) -> Result<(), Stop> {
     let out = root().join("target/vm").join(face.name());
     let _ = fs::remove_dir_all(&out);
     make(&out)?;
     // Sockets need short paths, and the workspace may lie deep.
-    let sockets = std::env::temp_dir().join(format!("ncs2-vm-{}", std::process::id()));
+    let sockets = std::env::temp_dir().join(format!("ncs2-{}-{}", face.name(), std::process::id()));
     make(&sockets)?;
     let result = test_with(machine, face, tests, &out, &sockets);
     let _ = fs::remove_dir_all(&sockets);
