@@ -11,6 +11,8 @@ use crate::{Verdict, ensure, fleet};
 const BATCH: usize = 500;
 /// Memory that may come with the later inferences: the allocator's whims.
 const SLACK_BYTES: u64 = 2 << 20;
+/// How long what has ended may take to be gone.
+const PATIENCE: Duration = Duration::from_secs(5);
 const LIMIT: &str = "/sys/module/usbcore/parameters/usbfs_memory_mb";
 
 /// What this process holds.
@@ -97,7 +99,15 @@ pub(crate) fn many_inferences(bench: &mut Bench) -> Verdict {
     );
     drop(graph);
     fleet::close(fleet, bench)?;
-    let closed = Held::now()?;
+    // A thread that was joined may stand in the list for a moment longer.
+    let until = Instant::now() + PATIENCE;
+    let mut closed = Held::now()?;
+    while (closed.descriptors, closed.threads) != (outside.descriptors, outside.threads)
+        && Instant::now() < until
+    {
+        crate::bench::pause();
+        closed = Held::now()?;
+    }
     ensure!(
         (closed.descriptors, closed.threads) == (outside.descriptors, outside.threads),
         "a closed fleet left descriptors or threads: {outside:?}, then {closed:?}"

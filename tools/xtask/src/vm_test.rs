@@ -53,7 +53,9 @@ pub fn run(args: &[&str]) -> Result<(), Stop> {
     let machine = Machine::prepare()?;
     // Side by side: a good part of each is waiting, for watchdogs and for sticks that come back.
     let verdicts: Vec<Result<(), Stop>> = std::thread::scope(|scope| {
-        let runs: Vec<_> = faces.iter().map(|&face| scope.spawn(|| timed(&machine, face, tests))).collect();
+        let machine = &machine;
+        let runs: Vec<_> =
+            faces.iter().map(|&face| scope.spawn(move || timed(machine, face, tests))).collect();
         let ended = |run: std::thread::ScopedJoinHandle<'_, _>| {
             run.join().unwrap_or_else(|_| Err(Stop::Failed("vm-test: a thread panicked".into())))
         };
