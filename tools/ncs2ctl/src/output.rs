@@ -413,7 +413,7 @@ mod tests {
         assert!(text.lines().all(|l| l.len() <= 6));
         assert_eq!(
             wrap("in 1 157 faults, 20 0123", 8, ""),
-            "in\n1 157\nfaults,\n20 0123",
+            "in 1 157\nfaults,\n20 0123",
             "a number is one word"
         );
         assert_eq!(wrap("a \x1b[31mbb\x1b[0m cc", 7, ""), "a \x1b[31mbb\x1b[0m cc", "colour takes no room");
