@@ -11,10 +11,28 @@ mod common;
 use std::time::Duration;
 
 use common::{LONG, Rng, blob, hash_of, unique_input};
-use ncs2::Fleet;
+use ncs2::blob::Blob;
 use ncs2::runtime::{FleetConfig, LoadOptions, SubmitOptions};
 use ncs2::stick::Ordering;
+use ncs2::{Fleet, Graph};
 use ncs2_device::{Engine, FaultKind, FaultPlan, PlannedFault, Rack, RackOptions, Timing};
+
+/// So many requests at once, each with an input of its own: each answer comes and is that input's.
+fn check_answers(graph: &Graph, blob: &Blob, count: u64, under: &str) {
+    let tickets: Vec<_> = (0..count)
+        .map(|i| {
+            let mut lease = graph.input().expect("memory");
+            lease.copy_from(&unique_input(blob, i)).expect("fits");
+            graph.submit(lease, SubmitOptions::default()).expect("a queue")
+        })
+        .collect();
+    for (i, mut ticket) in tickets.into_iter().enumerate() {
+        let answer = ticket.wait_timeout(LONG).unwrap_or_else(|e| panic!("{under}: {e}"));
+        let answer = answer.unwrap_or_else(|| panic!("{under}: no answer"));
+        let expected = hash_of(blob, &unique_input(blob, i as u64));
+        assert!(answer.bytes() == expected, "{under}: request {i} has a wrong answer");
+    }
+}
 
 /// Not of a profile: whether the fifth TRIGGER is refused.
 const REFUSED: &str = "a refused trigger";
@@ -109,20 +127,7 @@ fn answers_are_right_under_every_pair_of_unknowns() {
                 let graph = fleet
                     .load(&blob, LoadOptions::default())
                     .unwrap_or_else(|e| panic!("{text}{ordering:?}, {name}: {e}"));
-                let tickets: Vec<_> = (0..12)
-                    .map(|i| {
-                        let mut lease = graph.input().expect("memory");
-                        lease.copy_from(&unique_input(&blob, i)).expect("fits");
-                        graph.submit(lease, SubmitOptions::default()).expect("a queue")
-                    })
-                    .collect();
-                for (i, mut ticket) in tickets.into_iter().enumerate() {
-                    let answer =
-                        ticket.wait_timeout(LONG).unwrap_or_else(|e| panic!("{text}{ordering:?}: {e}"));
-                    let answer = answer.unwrap_or_else(|| panic!("{text}{ordering:?}: no answer"));
-                    let expected = hash_of(&blob, &unique_input(&blob, i as u64));
-                    assert!(answer.bytes() == expected, "{text}{ordering:?}: wrong answer");
-                }
+                check_answers(&graph, &blob, 12, &format!("{text}{ordering:?}"));
             }
             // Whether a refused TRIGGER costs a reset is the driver's choice; that it was met is not.
             let stats = fleet.stats();
@@ -168,20 +173,7 @@ fn answers_are_right_after_a_refused_trigger_whose_input_is_kept_or_released() {
                 let fleet = builder.open().unwrap_or_else(|e| panic!("{text}{ordering:?}: {e}"));
                 let blob = blob("tiny_u8_s1");
                 let graph = fleet.load(&blob, LoadOptions::default()).expect("loads");
-                let tickets: Vec<_> = (0..20)
-                    .map(|i| {
-                        let mut lease = graph.input().expect("memory");
-                        lease.copy_from(&unique_input(&blob, i)).expect("fits");
-                        graph.submit(lease, SubmitOptions::default()).expect("a queue")
-                    })
-                    .collect();
-                for (i, mut ticket) in tickets.into_iter().enumerate() {
-                    let answer =
-                        ticket.wait_timeout(LONG).unwrap_or_else(|e| panic!("{text}{ordering:?}: {e}"));
-                    let answer = answer.unwrap_or_else(|| panic!("{text}{ordering:?}: no answer"));
-                    let expected = hash_of(&blob, &unique_input(&blob, i as u64));
-                    assert!(answer.bytes() == expected, "{text}{ordering:?}: request {i} has a wrong answer");
-                }
+                check_answers(&graph, &blob, 20, &format!("{text}{ordering:?}"));
                 assert!(fleet.stats().retried > 0, "{text}{ordering:?}: nothing was refused");
                 fleet.close(LONG).unwrap_or_else(|e| panic!("{text}{ordering:?}: {e}"));
             }

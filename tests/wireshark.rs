@@ -11,34 +11,9 @@ use std::time::Duration;
 use common::{LONG, blob, unique_input};
 use ncs2::clock::Monotonic;
 use ncs2::runtime::LoadOptions;
-use ncs2::transport::{
-    Completion, Connection, Rejected, TraceSink, Tracer, Transfer, Transport, TransportInfo, WaitOn,
-};
+use ncs2::transport::{Connection, TraceSink, Tracer};
 use ncs2::{Fleet, Port};
 use ncs2_device::{Engine, Rack, RackOptions, Timing};
-
-struct Boxed(Box<dyn Transport>);
-
-impl Transport for Boxed {
-    fn info(&self) -> &TransportInfo {
-        self.0.info()
-    }
-    fn submit(&mut self, transfer: Transfer) -> Result<(), Rejected> {
-        self.0.submit(transfer)
-    }
-    fn poll(&mut self) -> Option<Completion> {
-        self.0.poll()
-    }
-    fn arm(&mut self) -> bool {
-        self.0.arm()
-    }
-    fn wait_on(&self) -> Option<WaitOn<'_>> {
-        self.0.wait_on()
-    }
-    fn cancel_all(&mut self) {
-        self.0.cancel_all();
-    }
-}
 
 #[test]
 fn wireshark_reads_a_capture_as_usb() {
@@ -58,7 +33,7 @@ fn wireshark_reads_a_capture_as_usb() {
     let (id, traced) = (inner.id().clone(), sink.clone());
     let port = Port::new(id.clone(), move |timeout: Duration| {
         let Connection { transport, version } = inner.connect(timeout)?;
-        let tracer = Tracer::new(Boxed(transport), traced.clone(), id.clone());
+        let tracer = Tracer::new(transport, traced.clone(), id.clone());
         Ok(Connection { transport: Box::new(tracer), version })
     });
     let fleet = Fleet::builder().port(port).open().expect("opens");

@@ -229,3 +229,38 @@ pub trait Transport: Send {
     /// Cancels all transfers; each still completes, with [`TransferError::Cancelled`] or as it ended before.
     fn cancel_all(&mut self);
 }
+
+/// What a connection holds, so that a tracer or a fault injector can stand around it.
+impl Transport for Box<dyn Transport> {
+    fn info(&self) -> &TransportInfo {
+        (**self).info()
+    }
+
+    fn submit(&mut self, transfer: Transfer) -> Result<(), Rejected> {
+        (**self).submit(transfer)
+    }
+
+    fn poll(&mut self) -> Option<Completion> {
+        (**self).poll()
+    }
+
+    fn arm(&mut self) -> bool {
+        (**self).arm()
+    }
+
+    fn wait_on(&self) -> Option<WaitOn<'_>> {
+        (**self).wait_on()
+    }
+
+    fn retry_after(&self) -> Option<Duration> {
+        (**self).retry_after()
+    }
+
+    fn memory(&self) -> Option<&Arc<MappedMemory>> {
+        (**self).memory()
+    }
+
+    fn cancel_all(&mut self) {
+        (**self).cancel_all();
+    }
+}

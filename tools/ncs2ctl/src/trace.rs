@@ -3,13 +3,9 @@
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 
 use ncs2::clock::Monotonic;
-use ncs2::transport::{
-    Completion, Connection, MappedMemory, Rejected, TraceSink, Tracer, Transfer, Transport, TransportInfo,
-    WaitOn,
-};
+use ncs2::transport::{Connection, TraceSink, Tracer};
 use ncs2::{ErrorKind, Port};
 
 use crate::failure::{Failure, Result};
@@ -18,43 +14,6 @@ use crate::failure::{Failure, Result};
 pub struct Trace {
     path: PathBuf,
     sink: TraceSink,
-}
-
-/// A connection's transport is a box; the tracer wants a transport.
-pub struct Boxed(pub Box<dyn Transport>);
-
-impl Transport for Boxed {
-    fn info(&self) -> &TransportInfo {
-        self.0.info()
-    }
-
-    fn submit(&mut self, transfer: Transfer) -> Result<(), Rejected> {
-        self.0.submit(transfer)
-    }
-
-    fn poll(&mut self) -> Option<Completion> {
-        self.0.poll()
-    }
-
-    fn arm(&mut self) -> bool {
-        self.0.arm()
-    }
-
-    fn wait_on(&self) -> Option<WaitOn<'_>> {
-        self.0.wait_on()
-    }
-
-    fn retry_after(&self) -> Option<Duration> {
-        self.0.retry_after()
-    }
-
-    fn memory(&self) -> Option<&Arc<MappedMemory>> {
-        self.0.memory()
-    }
-
-    fn cancel_all(&mut self) {
-        self.0.cancel_all();
-    }
 }
 
 impl Trace {
@@ -85,7 +44,7 @@ impl Trace {
         let (sink, name) = (self.sink.clone(), id.clone());
         let traced = Port::new(id, move |timeout| {
             let Connection { transport, version } = port.connect(timeout)?;
-            let tracer = Tracer::new(Boxed(transport), sink.clone(), name.clone());
+            let tracer = Tracer::new(transport, sink.clone(), name.clone());
             Ok(Connection { transport: Box::new(tracer), version })
         });
         let traced = traced.ended_by(give_up);

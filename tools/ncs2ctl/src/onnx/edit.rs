@@ -179,7 +179,8 @@ fn picture_channels(input: &Tensor) -> Result<usize, String> {
     }
 }
 
-fn edit_graph(
+/// The model with its graph changed.
+pub(super) fn edit_graph(
     bytes: &[u8],
     mut change: impl FnMut(&mut Message<'_>) -> Result<(), Damaged>,
 ) -> Result<Vec<u8>, Damaged> {

@@ -1,5 +1,6 @@
 //! Mean and scale into the weights of the first convolution, so that a stick takes bytes and computes nothing more.
 
+use super::edit::edit_graph;
 use super::quantized::{Constant, Numbers};
 use super::wire::{Damaged, Message};
 use super::{Model, edit, field};
@@ -55,7 +56,7 @@ pub fn fold(bytes: &[u8], mean: &[f32], scale: &[f32]) -> Result<Folded, String>
     let per_channel = dims.iter().skip(2).product::<u64>().max(1) as usize;
     let mut shift = vec![0f64; filters as usize];
     let mut found = false;
-    let mut edited = graph(bytes, |graph| {
+    let mut edited = edit_graph(bytes, |graph| {
         change(graph, &weights, |constant| {
             let Numbers::Float(values) = &mut constant.values else { return };
             found = true;
@@ -124,7 +125,7 @@ fn shift_bias(
         let name = format!("{weights}/shift");
         let values = shift.iter().map(|s| -s as f32).collect();
         let constant = Constant { dims: vec![shift.len() as u64], values: Numbers::Float(values) };
-        let edited = graph(bytes, |graph| {
+        let edited = edit_graph(bytes, |graph| {
             graph.replace(field::graph::NODE, |node| {
                 let mut node = Message::parse(node)?;
                 let ours = node.bytes(field::node::OUTPUT).next() == Some(output.as_bytes());
@@ -139,7 +140,7 @@ fn shift_bias(
         return edited.map_err(|e| e.to_string());
     };
     let mut found = false;
-    let edited = graph(bytes, |graph| {
+    let edited = edit_graph(bytes, |graph| {
         change(graph, bias, |constant| {
             if let Numbers::Float(values) = &mut constant.values {
                 found = true;
@@ -162,19 +163,6 @@ fn change(graph: &mut Message<'_>, name: &str, mut with: impl FnMut(&mut Constan
         with(&mut constant);
         Ok(Some(constant.tensor(name).encode()))
     })
-}
-
-fn graph(
-    bytes: &[u8],
-    mut change: impl FnMut(&mut Message<'_>) -> Result<(), Damaged>,
-) -> Result<Vec<u8>, Damaged> {
-    let mut model = Message::parse(bytes)?;
-    model.replace(field::model::GRAPH, |graph| {
-        let mut graph = Message::parse(graph)?;
-        change(&mut graph)?;
-        Ok::<_, Damaged>(Some(graph.encode()))
-    })?;
-    Ok(model.encode())
 }
 
 #[cfg(test)]

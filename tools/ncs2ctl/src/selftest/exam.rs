@@ -20,7 +20,6 @@ use super::findings::{self, Finding, Findings, INFERENCES, UNKNOWNS};
 use super::report::{Depth, GraphRun, HeatPoint, Host, Memory, Report, Rung, SCHEMA, SizeRun, Step, Stick};
 use super::session::{Loaded, Session, Trouble, Waits};
 use super::timeline::Timeline;
-use crate::trace::Boxed;
 
 /// Longest wait for a boot and an open.
 const CONNECT: Duration = Duration::from_secs(30);
@@ -253,7 +252,7 @@ impl Exam {
         match sink {
             Some(sink) => {
                 let stick = ncs2::StickId::sim(0);
-                Session::new(Box::new(Tracer::new(Boxed(transport), sink.clone(), stick)))
+                Session::new(Box::new(Tracer::new(transport, sink.clone(), stick)))
             }
             None => Session::new(transport),
         }
