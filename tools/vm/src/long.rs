@@ -1,5 +1,6 @@
 //! Many inferences leave nothing behind: no descriptor, no thread, no memory of this process, no URB.
 
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use ncs2::runtime::LoadOptions;
@@ -16,17 +17,23 @@ const PATIENCE: Duration = Duration::from_secs(5);
 const LIMIT: &str = "/sys/module/usbcore/parameters/usbfs_memory_mb";
 
 /// What this process holds.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Debug)]
 struct Held {
-    descriptors: usize,
-    threads: usize,
+    /// What each descriptor leads to, sorted.
+    descriptors: Vec<String>,
+    /// The name of each thread, sorted.
+    threads: Vec<String>,
     resident_bytes: u64,
 }
 
 impl Held {
     fn now() -> Result<Self, String> {
-        let entries = |folder: &str| {
-            std::fs::read_dir(folder).map(Iterator::count).map_err(|e| format!("{folder}: {e}"))
+        // Descriptors and threads of others of this process come and go while the folder is read: what is gone is not held.
+        let entries = |folder: &str, what: &dyn Fn(&Path) -> std::io::Result<String>| {
+            let found = std::fs::read_dir(folder).map_err(|e| format!("{folder}: {e}"))?;
+            let mut names: Vec<_> = found.flatten().filter_map(|entry| what(&entry.path()).ok()).collect();
+            names.sort();
+            Ok::<_, String>(names)
         };
         let status = std::fs::read_to_string("/proc/self/status").map_err(|e| e.to_string())?;
         let resident = status
@@ -34,11 +41,60 @@ impl Held {
             .find_map(|line| line.strip_prefix("VmRSS:")?.split_whitespace().next()?.parse::<u64>().ok())
             .ok_or("no VmRSS in /proc/self/status")?;
         Ok(Held {
-            descriptors: entries("/proc/self/fd")?,
-            threads: entries("/proc/self/task")?,
+            descriptors: entries("/proc/self/fd", &|fd| Ok(std::fs::read_link(fd)?.display().to_string()))?,
+            threads: entries("/proc/self/task", &|task| {
+                Ok(std::fs::read_to_string(task.join("comm"))?.trim().to_owned())
+            })?,
             resident_bytes: resident << 10,
         })
     }
+
+    /// Descriptors and threads beyond those of `before`.
+    fn beyond(&self, before: &Held) -> Vec<String> {
+        let mut left = more(&self.descriptors, &before.descriptors);
+        left.extend(more(&self.threads, &before.threads).into_iter().map(|name| format!("thread {name}")));
+        left
+    }
+
+    /// What is held now beyond `before` and does not go within [`PATIENCE`]: a thread that was joined may stand in the
+    /// list for a moment, and a look at sysfs has a file open.
+    fn left_since(before: &Held) -> Result<(Self, Vec<String>), String> {
+        let until = Instant::now() + PATIENCE;
+        loop {
+            let now = Held::now()?;
+            let left = now.beyond(before);
+            if left.is_empty() || Instant::now() >= until {
+                return Ok((now, left));
+            }
+            crate::bench::pause();
+        }
+    }
+
+    fn told(&self) -> String {
+        format!(
+            "{} descriptors, {} threads, {} KiB",
+            self.descriptors.len(),
+            self.threads.len(),
+            self.resident_bytes >> 10
+        )
+    }
+}
+
+/// What `now` has more than `before` by count: one that was replaced by another is no more. With names, most likely ones first.
+fn more(now: &[String], before: &[String]) -> Vec<String> {
+    let mut rest = before.to_vec();
+    let new: Vec<_> = now
+        .iter()
+        .filter(|name| match rest.iter().position(|old| old == *name) {
+            Some(at) => {
+                rest.swap_remove(at);
+                false
+            }
+            None => true,
+        })
+        .cloned()
+        .collect();
+    if now.len() > before.len() { new } else { Vec::new() }
 }
 
 /// The largest URB that usbfs takes when it may hold 1 MiB for all devices: what others hold is missing from it.
@@ -85,13 +141,14 @@ pub(crate) fn many_inferences(bench: &mut Bench) -> Verdict {
         batch(BATCH)?;
     }
     let seconds = start.elapsed().as_secs_f64();
-    let end = Held::now()?;
-    bench
-        .note(format!("{count} inferences, {:.0}/s; before {warm:?}, after {end:?}", count as f64 / seconds));
-    ensure!(
-        (end.descriptors, end.threads) == (warm.descriptors, warm.threads),
-        "descriptors or threads were left: {warm:?}, then {end:?}"
-    );
+    let (end, left) = Held::left_since(&warm)?;
+    bench.note(format!(
+        "{count} inferences, {:.0}/s; before {}, after {}",
+        count as f64 / seconds,
+        warm.told(),
+        end.told()
+    ));
+    ensure!(left.is_empty(), "descriptors or threads were left: {left:?}, beyond {warm:?}");
     ensure!(
         end.resident_bytes <= warm.resident_bytes + SLACK_BYTES,
         "memory grows: {} bytes in {count} inferences",
@@ -99,19 +156,8 @@ pub(crate) fn many_inferences(bench: &mut Bench) -> Verdict {
     );
     drop(graph);
     fleet::close(fleet, bench)?;
-    // A thread that was joined may stand in the list for a moment longer.
-    let until = Instant::now() + PATIENCE;
-    let mut closed = Held::now()?;
-    while (closed.descriptors, closed.threads) != (outside.descriptors, outside.threads)
-        && Instant::now() < until
-    {
-        crate::bench::pause();
-        closed = Held::now()?;
-    }
-    ensure!(
-        (closed.descriptors, closed.threads) == (outside.descriptors, outside.threads),
-        "a closed fleet left descriptors or threads: {outside:?}, then {closed:?}"
-    );
+    let (_, left) = Held::left_since(&outside)?;
+    ensure!(left.is_empty(), "a closed fleet left descriptors or threads: {left:?}, beyond {outside:?}");
     let room_after = usbfs_room(bench)?;
     bench.note(format!("room in usbfs of 1 MiB: {room} bytes before, {room_after} after"));
     ensure!(room_after == room, "usbfs still holds {} bytes", room.abs_diff(room_after));
