@@ -138,7 +138,7 @@ pub fn thermal(global: &Global, output: &Output, args: &ThermalArgs) -> Result<O
         } else if args.csv {
             output.text(&csv(&body))?;
         } else {
-            output.text(&watch.text(output, &body, watching))?;
+            output.prose(&watch.text(output, &body, watching))?;
         }
         looks += 1;
         if alerted || count.is_some_and(|count| looks >= count) {
@@ -150,7 +150,7 @@ pub fn thermal(global: &Global, output: &Output, args: &ThermalArgs) -> Result<O
         }
     }
     if !output.is_json() && !args.csv {
-        output.text(&watch.footer(output))?;
+        output.prose(&watch.footer(output))?;
     }
     source.close()?;
     Ok(if alerted { Outcome::Negative } else { Outcome::Ok })

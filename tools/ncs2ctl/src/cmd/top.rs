@@ -166,7 +166,7 @@ fn print(output: &Output, view: &View) -> Result {
         let View { simulated, fleets, totals, rows, .. } = view;
         return output.document(&Body { simulated: *simulated, fleets, totals, devices: rows });
     }
-    output.text(&report::text(output, view))
+    output.prose(&report::text(output, view))
 }
 
 fn live(
