@@ -68,11 +68,12 @@ impl Table {
         ranges
     }
 
-    /// The narrowest that column `n` can be.
+    /// The narrowest that column `n` can be: numbers and names are not broken, other texts between words.
     fn least(&self, n: usize) -> usize {
         let Column { heading, text } = &self.columns[n];
         let cells = self.rows.iter().filter_map(|row| row.get(n));
-        let cells = cells.map(|cell| if *text { longest_word(cell) } else { super::wrap::columns(cell) });
+        let broken = *text && n >= self.keys();
+        let cells = cells.map(|cell| if broken { longest_word(cell) } else { super::wrap::columns(cell) });
         cells.chain([longest_word(heading)]).max().unwrap_or(0)
     }
 
