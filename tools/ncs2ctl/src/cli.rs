@@ -118,6 +118,20 @@ pub struct Global {
         help_heading = "Sticks"
     )]
     pub stats_socket: bool,
+    /// Run this shell command when a stick becomes warmer than --warm-at; NCS2_STICK and NCS2_TEMPERATURE_C tell it which
+    #[arg(long, global = true, value_name = "COMMAND", hide_short_help = true, help_heading = "Sticks")]
+    pub on_warm: Option<String>,
+    /// Degrees Celsius above which a stick is called warm
+    #[arg(
+        long,
+        global = true,
+        value_name = "C",
+        default_value_t = 65.0,
+        value_parser = positive,
+        hide_short_help = true,
+        help_heading = "Sticks"
+    )]
+    pub warm_at: f64,
     /// Take defaults from this TOML file
     #[arg(long, global = true, value_name = "FILE", help_heading = "Output", value_hint = ValueHint::FilePath)]
     pub config: Option<PathBuf>,

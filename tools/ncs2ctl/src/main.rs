@@ -29,6 +29,7 @@ mod timeline;
 mod top;
 mod trace;
 mod vendor_compiler;
+mod warm;
 mod wheel;
 
 use std::ffi::OsString;

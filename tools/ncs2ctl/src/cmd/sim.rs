@@ -12,7 +12,7 @@ use super::selftest;
 use crate::cli::{EngineArg, Global, TimingArg};
 use crate::failure::{Failure, Outcome, Result};
 use crate::interrupt::Interrupt;
-use crate::output::Output;
+use crate::output::{Output, Style, grouped};
 
 /// `sim …`
 #[derive(Subcommand, Debug)]
@@ -254,27 +254,24 @@ fn print_sticks(output: &Output, sticks: &[StickStatus]) -> Result<()> {
         });
         return output.document(&Served { simulated: true, sticks: sticks.collect() });
     }
-    let mut text = format!(
-        "{:6} {:9} {:9} {:10} {:>10} {:>6} {:>7} {:>5}  profile\n",
-        "stick", "face", "state", "host", "inferences", "resets", "C", "level"
-    );
+    let headings = ["stick", "face", "state", "host", "inferences", "resets", "C", "level", "profile"];
+    let mut table = output.table(&headings, &["stick", "face", "state", "host", "profile"]);
     for (n, stick) in sticks.iter().enumerate() {
-        let host = if stick.connected { "connected" } else { "none" };
-        text += &format!(
-            "{:6} {:9} {:9} {host:10} {:>10} {:>6} {:>7.1} {:>5}  {}\n",
+        table.add_row([
             format!("sim{n}"),
-            stick.face,
-            stick.state(),
-            stick.inferences,
-            stick.resets,
-            stick.celsius,
-            stick.level,
-            stick.profile
-        );
+            stick.face.clone(),
+            stick.state().to_owned(),
+            if stick.connected { "connected" } else { "none" }.to_owned(),
+            grouped(stick.inferences),
+            stick.resets.to_string(),
+            format!("{:.1}", stick.celsius),
+            stick.level.to_string(),
+            crate::failure::one_line(&stick.profile),
+        ]);
     }
-    output.text(&text)?;
-    output.remark("simulated: no stick is here");
-    Ok(())
+    let mut text = output.lines(&table);
+    text.push_str(&format!("  {}: no device is behind these\n", output.paint(Style::Warn, "simulated")));
+    output.prose(&text)
 }
 
 #[derive(Serialize)]
