@@ -99,7 +99,7 @@ pub struct Global {
         help_heading = "Sticks"
     )]
     pub timing: Option<TimingArg>,
-    /// With --sim: break as this plan says
+    /// With --sim, and of `sim serve`: break as this plan says
     #[arg(long, global = true, value_name = "PLAN", help_heading = "Sticks", value_hint = ValueHint::FilePath)]
     pub fault: Option<String>,
     /// Write every transfer to this file: .log for text, .pcapng for Wireshark
@@ -390,7 +390,7 @@ pub struct RunArgs {
         required_unless_present_any = ["random", "stdin"])]
     pub input: Vec<String>,
     /// Random input instead, the same for the same seed
-    #[arg(long, value_name = "SEED", conflicts_with = "input")]
+    #[arg(long, value_name = "SEED", conflicts_with = "input", value_parser = seed)]
     pub random: Option<u64>,
     /// Image preparation.
     #[command(flatten)]
@@ -582,6 +582,11 @@ pub fn positive(text: &str) -> Result<f64, String> {
         Ok(x) if x.is_finite() && x > 0.0 => Ok(x),
         _ => Err("expected a number above 0".into()),
     }
+}
+
+/// A seed.
+pub fn seed(text: &str) -> Result<u64, String> {
+    text.parse().map_err(|_| format!("expected a whole number from 0 on, found `{text}`"))
 }
 
 /// The whole definition, for completions and man pages.

@@ -204,7 +204,7 @@ impl Sticks {
     }
 
     fn simulated(global: &Global, sticks: usize, profile: Option<&str>, engine: Engine) -> Result<Self> {
-        let faults = global.fault.as_ref().map(FaultPlan::load).transpose()?;
+        let faults = global.fault.as_deref().map(fault_plan).transpose()?;
         let simulation = Simulation {
             profile: profile.unwrap_or(DEFAULT_PROFILE).to_owned(),
             engine: match global.engine {
@@ -389,6 +389,16 @@ fn wait_for_boot_roms(ids: &[StickId]) {
             return;
         }
     }
+}
+
+/// The plan of `--fault`.
+pub fn fault_plan(path: &str) -> Result<FaultPlan> {
+    FaultPlan::load(path).map_err(|error| match error.kind() {
+        ErrorKind::InvalidInput => {
+            Failure::from(error).hint("docs/virtual-stick.md says what a plan may hold")
+        }
+        _ => error.into(),
+    })
 }
 
 /// These flags shape virtual sticks; on real ones they would do nothing, so they are refused.

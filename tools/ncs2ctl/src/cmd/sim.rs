@@ -12,6 +12,7 @@ use super::selftest;
 use crate::cli::{EngineArg, Global, TimingArg};
 use crate::failure::{Failure, Outcome, Result};
 use crate::interrupt::Interrupt;
+use crate::open;
 use crate::output::{Output, Style, grouped};
 
 /// `sim …`
@@ -116,7 +117,7 @@ pub struct ServeArgs {
     #[arg(long, value_name = "PROFILE", default_value = "ncs2")]
     profile: String,
     /// Seed of everything that is drawn by chance
-    #[arg(long, value_name = "N", default_value_t = 0)]
+    #[arg(long, value_name = "N", default_value_t = 0, value_parser = crate::cli::seed)]
     seed: u64,
 }
 
@@ -219,7 +220,14 @@ fn serve_until_interrupted(global: &Global, output: &Output, args: &ServeArgs) -
         any_firmware: global.any_firmware,
         seed: args.seed,
         control: args.control.as_deref().map(Address::parse),
+        faults: global.fault.as_deref().map(open::fault_plan).transpose()?,
         ..ServeOptions::default()
+    })
+    .map_err(|error| match error.kind() {
+        ErrorKind::Unsupported if !args.vhci => {
+            Failure::from(error).hint("name sockets that are not there yet, in a folder of yours")
+        }
+        _ => error.into(),
     })?;
     output.remark(&format!("serving {} virtual sticks, simulated, until Ctrl-C", server.sticks()));
     // Its end of the channel lives in the signal handler, so this ends with Ctrl-C alone.
