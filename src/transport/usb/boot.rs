@@ -130,7 +130,9 @@ fn connect_to(
             }
             FoundState::Unbooted => {}
         }
-        let outcome = boot_once(&wait, &image, deadline).and_then(|booted| open(id, &booted));
+        // Each try has its share of what is left: one that took the firmware and stays away must not take the others' time.
+        let share = deadline.saturating_since(clock.now()) / (ATTEMPTS + 1 - attempt);
+        let outcome = boot_once(&wait, &image, deadline, share).and_then(|booted| open(id, &booted));
         match outcome {
             Ok(transport) => return Ok(Connection { transport: Box::new(transport), version }),
             Err(error) if error.kind() == ErrorKind::Permission || error.kind() == ErrorKind::InUse => {
@@ -153,8 +155,8 @@ fn connect_to(
     Err(last.unwrap_or_else(|| Error::new(ErrorKind::Timeout, OP).on(id)))
 }
 
-/// One pass: image out, new identity in.
-fn boot_once(wait: &Wait<'_>, image: &[u8], deadline: Instant) -> Result<Found> {
+/// One pass: image out, new identity in within `patience` of it.
+fn boot_once(wait: &Wait<'_>, image: &[u8], deadline: Instant, patience: Duration) -> Result<Found> {
     let found =
         wait.until(deadline, "the unbooted stick did not appear", |f| f.state == FoundState::Unbooted)?;
     let left = deadline.saturating_since(wait.clock.now());
@@ -165,7 +167,7 @@ fn boot_once(wait: &Wait<'_>, image: &[u8], deadline: Instant) -> Result<Found> 
     })?;
     send_image(wait.id, &found, image)?;
     wait.to_the_end(
-        deadline,
+        deadline.min(wait.clock.now() + patience),
         "the stick took the firmware but did not come back booted on its port: try another port or a powered hub, \
          a cable under 2 m",
         |f| matches!(f.state, FoundState::Booted | FoundState::Busy),
