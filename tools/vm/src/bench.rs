@@ -159,10 +159,15 @@ impl Bench {
     /// Every stick as if it had just been plugged in, all at the same time.
     pub(crate) fn all_fresh(&mut self) -> Result<Vec<Found>, String> {
         self.all_gone()?;
-        for n in 0..self.sticks {
+        self.plug_first(self.sticks)
+    }
+
+    /// So many sticks into empty ports, all at the same time.
+    pub(crate) fn plug_first(&mut self, count: usize) -> Result<Vec<Found>, String> {
+        for n in 0..count {
             self.plug(n, PROFILE, "")?;
         }
-        (0..self.sticks).map(|n| self.wait_for(n, FoundState::Unbooted)).collect()
+        (0..count).map(|n| self.wait_for(n, FoundState::Unbooted)).collect()
     }
 
     /// How often to do what can be done `n` times: less where the emulator, the driver and the kernel share the

@@ -127,37 +127,6 @@ pub(crate) fn half_an_image_is_forgotten_at_reset(bench: &mut Bench) -> Verdict 
     bench.wait_for(1, FoundState::Booted).map(drop)
 }
 
-pub(crate) fn all_boot_in_parallel(bench: &mut Bench) -> Verdict {
-    let one = {
-        let found = bench.fresh(0)?;
-        let start = Instant::now();
-        upload(&found, &image(2_298_644))?;
-        bench.wait_for(0, FoundState::Booted)?;
-        start.elapsed()
-    };
-    let all = bench.all_fresh()?;
-    let start = Instant::now();
-    let results: Vec<Result<(), String>> = std::thread::scope(|scope| {
-        let threads: Vec<_> =
-            all.iter().map(|found| scope.spawn(move || upload(found, &image(2_298_644)))).collect();
-        threads.into_iter().map(|t| t.join().unwrap_or_else(|_| Err("a thread died".into()))).collect()
-    });
-    for (n, result) in results.into_iter().enumerate() {
-        result.map_err(|e| format!("stick {n}: {e}"))?;
-    }
-    for (n, before) in all.iter().enumerate() {
-        let after = bench.wait_for(n, FoundState::Booted)?;
-        ensure!(after.id == before.id, "expected the same port {}, found {}", before.id, after.id);
-    }
-    bench.note(format!(
-        "one stick {} ms, {} sticks {} ms",
-        one.as_millis(),
-        bench.sticks,
-        start.elapsed().as_millis()
-    ));
-    Ok(())
-}
-
 pub(crate) fn second_claim_is_refused(bench: &mut Bench) -> Verdict {
     let found = bench.booted(2)?;
     let first = UsbfsPort::open(found.bus, found.address).map_err(|e| e.to_string())?;

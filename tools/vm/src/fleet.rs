@@ -7,13 +7,11 @@ use ncs2::blob::Blob;
 use ncs2::runtime::{FleetConfig, LoadOptions, SubmitOptions};
 use ncs2::transport::usb::boot::{self, BootOptions};
 use ncs2::transport::usb::discover::{Found, FoundState};
-use ncs2::transport::usb::firmware::Firmware;
-use ncs2::wire::{DdrType, FirmwarePatches, patch_firmware};
+use ncs2::wire::{DdrType, FirmwarePatches};
 use ncs2::{ErrorKind, Fleet, Graph, StickId};
 use ncs2_device::{Engine, Rack, RackOptions, Timing};
 
 use crate::bench::{Bench, image};
-use crate::count::{Cost, cost};
 use crate::{Verdict, ensure};
 
 /// A file that the driver can patch: with the call that the DRAM type goes before.
@@ -192,54 +190,6 @@ pub(crate) fn every_model_answers(bench: &mut Bench) -> Verdict {
     }
     bench.note(format!("bytes in/out: {}", sizes.join(" ")));
     close(fleet, bench)
-}
-
-/// Booted and opened, from the unbooted sticks on.
-fn timed_open(sticks: &[Found]) -> Result<(Fleet, Cost), String> {
-    cost(|| open(sticks))
-}
-
-/// All at once: one stick after the other would take as many times as long. The shortest of some tries counts for both, since
-/// a busy host is late now and then; what the driver itself computes is said beside it.
-pub(crate) fn all_boot_in_the_time_of_two(bench: &mut Bench) -> Verdict {
-    const TRIES: usize = 3;
-    let image = firmware()?;
-    let (found, hash) = cost(|| Firmware::find(Some(&image), true).map_err(|e| chain(&e)))?;
-    let patches = options()?.patches;
-    let ((), patch) = cost(|| patch_firmware(&found.image, patches).map(drop).map_err(|e| chain(&e)))?;
-    bench.note(format!(
-        "CPU for the firmware file: {} ms to read and hash, {} ms to patch",
-        hash.cpu.as_millis(),
-        patch.cpu.as_millis()
-    ));
-    let (mut alone, mut together) = (Duration::MAX, Duration::MAX);
-    for _ in 0..TRIES {
-        let one = [bench.fresh(0)?];
-        let (fleet, one) = timed_open(&one)?;
-        fleet.close(Duration::from_secs(10)).map_err(|e| chain(&e))?;
-        let sticks = bench.all_fresh()?;
-        let (fleet, all) = timed_open(&sticks)?;
-        fleet.close(Duration::from_secs(10)).map_err(|e| chain(&e))?;
-        (alone, together) = (alone.min(one.wall), together.min(all.wall));
-        bench.note(format!(
-            "one stick {} ms ({} ms CPU of this process), {} sticks {} ms ({} ms CPU)",
-            one.wall.as_millis(),
-            one.cpu.as_millis(),
-            sticks.len(),
-            all.wall.as_millis(),
-            all.cpu.as_millis()
-        ));
-        if together < alone * 2 {
-            break;
-        }
-    }
-    let ratio = together.as_secs_f64() / alone.as_secs_f64();
-    bench.note(format!("{ratio:.2} times as long as one, to reach 2"));
-    // The upload of eight images is work for two emulated CPUs that share what the host has left: more than two is said, not
-    // failed. Sticks that wait for each other would take eight times as long.
-    let side_by_side = ratio < bench.sticks as f64 * 0.75;
-    ensure!(side_by_side, "{} sticks boot in {ratio:.2} times the time of one", bench.sticks);
-    Ok(())
 }
 
 pub(crate) fn all_sticks_answer_alike(bench: &mut Bench) -> Verdict {

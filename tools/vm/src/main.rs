@@ -4,6 +4,7 @@
 //! anew, so none depends on another. Exit codes: 0 all passed, 1 some failed, 2 there is nothing to test on.
 
 mod bench;
+mod boot;
 mod container;
 mod count;
 mod data;
@@ -52,7 +53,6 @@ const TESTS: &[(&str, Test)] = &[
     ("enumerate::firmware_boots_on_the_same_port", enumerate::firmware_boots_on_the_same_port),
     ("enumerate::lsusb_shows_a_booted_stick", enumerate::lsusb_shows_a_booted_stick),
     ("enumerate::half_an_image_is_forgotten_at_reset", enumerate::half_an_image_is_forgotten_at_reset),
-    ("enumerate::all_boot_in_parallel", enumerate::all_boot_in_parallel),
     ("enumerate::second_claim_is_refused", enumerate::second_claim_is_refused),
     ("data::ping_and_capabilities", data::ping_and_capabilities),
     ("data::answers_in_pieces_of_one_packet", data::answers_in_pieces_of_one_packet),
@@ -84,7 +84,7 @@ const TESTS: &[(&str, Test)] = &[
     ("owners::stopped_while_others_infer", owners::stopped_while_others_infer),
     ("fleet::driver_boots_and_answers", fleet::driver_boots_and_answers),
     ("fleet::every_model_answers", fleet::every_model_answers),
-    ("fleet::all_boot_in_the_time_of_two", fleet::all_boot_in_the_time_of_two),
+    ("boot::all_boot_side_by_side", boot::all_boot_side_by_side),
     ("fleet::all_sticks_answer_alike", fleet::all_sticks_answer_alike),
     ("fleet::pulled_stick_costs_no_answer", fleet::pulled_stick_costs_no_answer),
     ("mapped::buffers_are_mapped_and_answers_right", mapped::buffers_are_mapped_and_answers_right),
