@@ -3,6 +3,12 @@
 //!
 //! `NCS2_ONNX` may name a folder with more models (`NAME.onnx`) and blobs made of them (`NAME_TYPE_sN.blob`).
 
+#[path = "openvino/flags.rs"]
+mod flags;
+#[path = "openvino/readme.rs"]
+mod readme;
+#[path = "openvino/texts.rs"]
+mod texts;
 mod tool;
 
 use std::fs;
@@ -39,6 +45,22 @@ impl Setup {
         let output = command.output().expect("it starts");
         let text = |bytes| String::from_utf8(bytes).expect("UTF-8");
         (output.status.code().unwrap_or(-1), text(output.stdout), text(output.stderr))
+    }
+
+    /// What `blob info` says of a file.
+    fn info(&self, blob: &str) -> Value {
+        let (code, stdout, stderr) = self.run(&["--json", "blob", "info", blob]);
+        assert_eq!(code, 0, "{stderr}");
+        serde_json::from_str(&stdout).expect("a document")
+    }
+
+    /// Fails with one line that holds all words.
+    fn fails(&self, code: i32, args: &[&str], words: &[&str]) {
+        let (found, stdout, stderr) = self.run(args);
+        assert_eq!((found, stdout.as_str(), stderr.lines().count()), (code, "", 1), "{args:?}: {stderr}");
+        for word in words {
+            assert!(stderr.contains(word), "{args:?}: expected `{word}` in {stderr}");
+        }
     }
 
     fn json(&self, code: i32, args: &[&str]) -> Value {
@@ -94,6 +116,11 @@ fn blobs(name: &str) -> Vec<(PathBuf, String, String)> {
         }
     }
     out
+}
+
+/// A model that lies with the tests.
+fn committed(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/data/onnx").join(name)
 }
 
 fn text(path: &Path) -> &str {
@@ -169,9 +196,7 @@ fn batches_and_normalisation_are_right() {
         setup.json(0, &["compile", text(model), "-o", &setup.path("b.blob"), "--batch", "1,4"]);
         for batch in [1, 4] {
             let blob = setup.path(&format!("b@{batch}.blob"));
-            let (code, info, _) = setup.run(&["--json", "blob", "info", &blob]);
-            let info: Value = serde_json::from_str(&info).expect("a document");
-            assert_eq!((code, &info["batch"]), (0, &batch.into()));
+            assert_eq!(setup.info(&blob)["batch"], batch);
             setup.json(0, &[&sim[..], &[text(model), &blob, "--random", "2"]].concat());
         }
     }
@@ -195,11 +220,11 @@ fn every_layer_that_is_refused_is_named() {
     for (file, words) in [
         ("refused.onnx", &["2 layers", "absolute (Abs", "sine (Sin"][..]),
         ("unknown.onnx", &["1 layer", "frobnicate (Frob)"]),
+        ("tiny_qdq.onnx", &["DequantizeLinear", "ncs2ctl quantize MODEL --int8"]),
+        ("dynamic.onnx", &["shapes inside that depend on its data", "fixed shapes"]),
     ] {
         let out = setup.path("x.blob");
-        let (code, stdout, stderr) = setup.run(&["compile", text(&folder.join(file)), "-o", &out]);
-        assert_eq!((code, stdout.as_str(), stderr.lines().count()), (2, "", 1), "{stderr}");
-        assert!(words.iter().all(|w| stderr.contains(w)), "{stderr}");
+        setup.fails(2, &["compile", text(&folder.join(file)), "-o", &out], words);
         assert!(!Path::new(&out).exists(), "no blob");
     }
 }
