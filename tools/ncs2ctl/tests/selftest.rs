@@ -154,6 +154,23 @@ fn a_quick_one_stays_in_its_time_and_says_what_it_did_not_see() {
     fits(folder.path());
 }
 
+/// With each answer 0.2 s late, the first step alone needs more than there is: nothing failed, and nothing is made up.
+#[test]
+fn what_has_no_time_is_skipped_and_said() {
+    let folder = tempfile::tempdir().expect("temporary folder");
+    let path = profile(&folder, "ack_delay_us = 200000.0\nwatchdog_s = 60.0");
+    let report = report(&format!("1,{}", path.display()), &["--within", "20"], folder.path());
+    println!("within 20: {} s", report["seconds"]);
+    assert!(report["seconds"].as_f64().expect("a number") < 25.0, "{}", report["seconds"]);
+    let steps = report["steps"].as_array().expect("steps");
+    let skipped: Vec<_> = steps
+        .iter()
+        .filter(|step| step["detail"].as_str().is_some_and(|why| why.contains("--within")))
+        .collect();
+    assert!(!skipped.is_empty(), "{steps:#?}");
+    assert!(skipped.iter().all(|step| step["outcome"] == "skipped"), "{steps:#?}");
+}
+
 /// The report replays; a changed one does not.
 fn replays(folder: &Path) {
     let file = folder.join("report.json");

@@ -10,7 +10,7 @@ use crate::bench::{Bench, image, upload};
 use crate::count::{Cost, cost};
 use crate::{Verdict, ensure, fleet};
 
-const TRIES: usize = 3;
+const TRIES: usize = 2;
 /// What the driver may take beyond plain libusb for all sticks: it also opens them, and the host is late now and then.
 const BESIDE_LIBUSB: f64 = 1.5;
 

@@ -42,7 +42,10 @@ pub(crate) fn a_virtual_stick_on_usb_proves_nothing(bench: &mut Bench) -> Verdic
     let reports = Path::new(HOME).join(".local/share/ncs2/field");
     fs::create_dir_all(&reports).map_err(|e| failed(&reports, e))?;
     let file = Path::new(HOME).join("report.json");
-    let summary = tool(id, &["selftest", "--yes", "--report", &file.to_string_lossy()])?;
+    // In an emulated machine that shares its cores, each step takes many times as long as elsewhere.
+    let within = ["--within", "600"];
+    let summary =
+        tool(id, &[&["selftest", "--yes", "--report", &file.to_string_lossy()], &within[..]].concat())?;
     for line in summary.lines().filter(|line| line.contains(" ms ")) {
         bench.note(line);
     }
@@ -55,21 +58,11 @@ pub(crate) fn a_virtual_stick_on_usb_proves_nothing(bench: &mut Bench) -> Verdic
     let both = descriptors.contains("03e7:2485") && descriptors.contains("03e7:f63b");
     ensure!(both, "expected both sets of descriptors, found {descriptors}");
     ensure!(report.contains("\"seen\": \"off the bus\""), "the boot's timeline is not there");
-    // In an emulated machine that shares its cores, networks and sizes may take the time that is for all steps.
-    let too_slow = summary.contains("the time of this mode is over");
     for name in ["pipelined_commands", "refused_input", "missing_acks", "usb_reset"] {
-        let seen = !["", "not observed"].contains(&answer(&report, name));
-        if !seen && too_slow {
-            bench.note(format!("skipped: {name}, as the time of a quick selftest was over in this machine"));
-            continue;
-        }
-        ensure!(seen, "{name}: nothing seen\n{summary}");
+        ensure!(!["", "not observed"].contains(&answer(&report, name)), "{name}: nothing seen\n{summary}");
     }
     let rungs = answer(&report, "pipelined_commands");
-    ensure!(
-        rungs == "all" || too_slow && ["", "not observed"].contains(&rungs),
-        "expected every rung of the ladder, found {rungs}\n{summary}"
-    );
+    ensure!(rungs == "all", "expected every rung of the ladder, found {rungs}\n{summary}");
     bench.note(format!("usb_reset: {}", answer(&report, "usb_reset")));
     // What it would be worth if a real stick had said it.
     let mine = reports.join("mine.json");
@@ -77,10 +70,6 @@ pub(crate) fn a_virtual_stick_on_usb_proves_nothing(bench: &mut Bench) -> Verdic
         (report.clone(), "vendor"),
         (report.replace("\"simulated\": true", "\"simulated\": false"), "pipelined"),
     ] {
-        if ordering == "pipelined" && rungs != "all" {
-            bench.note("skipped: what a proven order changes, as this run had no time to see one");
-            continue;
-        }
         fs::write(&mine, text).map_err(|e| failed(&mine, e))?;
         let stick = bench.fresh_that_executes(STICK, "stick")?;
         let tiny = fleet::models().join("tiny_fp16_s1.blob");

@@ -42,11 +42,14 @@ pub struct SelftestArgs {
     /// Also the steps that disturb the stick: refused trigger, missing answers, stop in mid-tensor, watchdog
     #[arg(long)]
     yes: bool,
+    /// Time for all steps but heat, instead of the mode's; what does not fit is skipped, and said
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(20..=86400))]
+    within: Option<u64>,
     /// Write the report to this file
     #[arg(long, value_name = "FILE")]
     report: Option<PathBuf>,
     /// Replay the transfers of this report instead; needs no stick
-    #[arg(long, value_name = "REPORT", conflicts_with_all = ["quick", "full", "heat", "yes", "report"])]
+    #[arg(long, value_name = "REPORT", conflicts_with_all = ["quick", "full", "heat", "yes", "within", "report"])]
     replay: Option<PathBuf>,
 }
 
@@ -109,7 +112,10 @@ pub fn selftest(global: &Global, output: &Output, args: &SelftestArgs) -> Result
         None => Firmware::find(global.firmware.as_deref(), global.any_firmware).ok().map(|f| f.sha256),
     };
     let tell = move |step: &str| seen.set_message(format!("selftest: {step}"));
-    let report = Exam::new(port, mode, args.yes, tell).firmware(firmware).run();
+    let report = Exam::new(port, mode, args.yes, tell)
+        .within(args.within.map(Duration::from_secs))
+        .firmware(firmware)
+        .run();
     spinner.finish_and_clear();
     drop(alive);
     if let Some(path) = &args.report {
