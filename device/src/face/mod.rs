@@ -3,6 +3,7 @@
 
 mod client;
 mod control;
+mod outbox;
 mod server;
 mod socket;
 mod station;

@@ -42,60 +42,41 @@ mod x86 {
 
     use super::LANES;
 
-    #[inline]
-    #[target_feature(enable = "avx2,f16c")]
-    pub(super) fn to_f32(words: &[u16], out: &mut [f32]) {
-        let (head, tail) = words.as_chunks::<LANES>();
-        head.iter().zip(out.as_chunks_mut::<LANES>().0).for_each(|(from, to)| widen(from, to));
-        if tail.is_empty() {
-            return;
-        }
-        // The last ones once more, rather than a copy of the rest: rows of 7 and 14 pixels are common.
-        if let (Some(from), Some(to)) = (words.last_chunk::<LANES>(), out.last_chunk_mut::<LANES>()) {
-            widen(from, to);
-            return;
-        }
-        match tail.first_chunk::<4>().zip(tail.last_chunk::<4>()) {
-            Some((first, last)) => {
-                let (first, last) = (widen_four(first), widen_four(last));
-                out[..4].copy_from_slice(&first);
-                let at = out.len() - 4;
-                out[at..].copy_from_slice(&last);
-            }
-            None => {
-                for (to, &from) in out.iter_mut().zip(tail) {
-                    *to = widen_four(&[from, 0, 0, 0])[0];
+    /// A whole slice by eights and fours.
+    macro_rules! slices {
+        ($name:ident: $from:ty => $to:ty, $eight:ident, $four:ident) => {
+            #[inline]
+            #[target_feature(enable = "avx2,f16c")]
+            pub(super) fn $name(src: &[$from], dst: &mut [$to]) {
+                let (head, tail) = src.as_chunks::<LANES>();
+                head.iter().zip(dst.as_chunks_mut::<LANES>().0).for_each(|(from, to)| $eight(from, to));
+                if tail.is_empty() {
+                    return;
+                }
+                // The last ones once more, rather than a copy of the rest: rows of 7 and 14 pixels are common.
+                if let (Some(from), Some(to)) = (src.last_chunk::<LANES>(), dst.last_chunk_mut::<LANES>()) {
+                    $eight(from, to);
+                    return;
+                }
+                match tail.first_chunk::<4>().zip(tail.last_chunk::<4>()) {
+                    Some((first, last)) => {
+                        let (first, last) = ($four(first), $four(last));
+                        dst[..4].copy_from_slice(&first);
+                        let at = dst.len() - 4;
+                        dst[at..].copy_from_slice(&last);
+                    }
+                    None => {
+                        let mut four = [<$from>::default(); 4];
+                        four[..tail.len()].copy_from_slice(tail);
+                        dst.copy_from_slice(&$four(&four)[..tail.len()]);
+                    }
                 }
             }
-        }
+        };
     }
 
-    #[inline]
-    #[target_feature(enable = "avx2,f16c")]
-    pub(super) fn from_f32(values: &[f32], out: &mut [u16]) {
-        let (head, tail) = values.as_chunks::<LANES>();
-        head.iter().zip(out.as_chunks_mut::<LANES>().0).for_each(|(from, to)| narrow(from, to));
-        if tail.is_empty() {
-            return;
-        }
-        if let (Some(from), Some(to)) = (values.last_chunk::<LANES>(), out.last_chunk_mut::<LANES>()) {
-            narrow(from, to);
-            return;
-        }
-        match tail.first_chunk::<4>().zip(tail.last_chunk::<4>()) {
-            Some((first, last)) => {
-                let (first, last) = (narrow_four(first), narrow_four(last));
-                out[..4].copy_from_slice(&first);
-                let at = out.len() - 4;
-                out[at..].copy_from_slice(&last);
-            }
-            None => {
-                for (to, &from) in out.iter_mut().zip(tail) {
-                    *to = narrow_four(&[from, 0.0, 0.0, 0.0])[0];
-                }
-            }
-        }
-    }
+    slices!(to_f32: u16 => f32, widen, widen_four);
+    slices!(from_f32: f32 => u16, narrow, narrow_four);
 
     #[inline]
     #[target_feature(enable = "avx2,f16c")]

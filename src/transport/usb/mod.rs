@@ -14,4 +14,5 @@ pub mod sys;
 mod uevent;
 pub mod urb;
 pub mod usbfs;
+mod wait;
 pub mod watch;

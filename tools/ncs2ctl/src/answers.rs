@@ -1,4 +1,5 @@
-//! What is done with an answer: written to files, ranked, checked, described. For `run` and `batch`.
+//! What is done with an answer: written to files, ranked, checked, described. For `run`, `batch`
+//! and `check`.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -8,10 +9,12 @@ use ncs2::ErrorKind;
 use ncs2::blob::Graph;
 use ncs2::runtime::Output as Answer;
 use ncs2::stats::StageTimes;
+use ncs2_device::Engine;
 use serde::Serialize;
 
 use crate::cli::Tolerance;
 use crate::failure::{Failure, Result, one_line};
+use crate::open::Simulation;
 use crate::output::{Output, Style, time};
 use crate::tensor::compare::{Difference, compare};
 use crate::tensor::{Array, input, npy, output as answers, shape_text};
@@ -92,9 +95,12 @@ pub struct Plan<'a> {
 /// What an output should be.
 #[derive(Clone)]
 pub struct Reference {
-    output: usize,
-    file: String,
-    values: Vec<f64>,
+    /// Which.
+    pub output: usize,
+    /// Where it came from.
+    pub file: String,
+    /// All batch elements.
+    pub values: Vec<f64>,
 }
 
 impl Plan<'_> {
@@ -199,7 +205,7 @@ pub fn labels(path: &Path, graph: &Graph) -> Result<Vec<String>> {
     Ok(labels)
 }
 
-/// Reads the `--check` files: the k-th file of an output is for the k-th inference.
+/// Reads the files of `run --check` and `check --reference`: the k-th file of an output is for the k-th inference.
 pub fn references(graph: &Graph, arguments: &[String], inferences: usize) -> Result<Vec<Vec<Reference>>> {
     let batch = graph.batch.max(1) as usize;
     let mut references = vec![Vec::new(); inferences];
@@ -259,6 +265,18 @@ pub fn text(output: &Output, model: &str, inference: &Inference) -> String {
             check.max_reference
         ));
         text.push_str(&format!("{:13}of {}\n", "", check.reference));
+    }
+    text
+}
+
+/// The last line of answers that no stick gave.
+pub fn simulated(output: &Output, simulation: &Simulation) -> String {
+    let mark = output.paint(Style::Warn, "simulated");
+    let mut text = format!("{mark}{}\n", simulation.describe().trim_start_matches("simulated"));
+    if simulation.engine == Engine::Hash {
+        text.push_str(
+            "engine hash: these values are a function of graph and input, not the network's answer\n",
+        );
     }
     text
 }

@@ -42,6 +42,7 @@ impl Scratch {
     pub fn beside(path: &Path) -> Result<Self> {
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         let folder = path.with_file_name(format!(".{name}.{}", std::process::id()));
+        sweep(&folder, &format!(".{name}."));
         make(&folder)?;
         Ok(Scratch(folder))
     }
@@ -60,9 +61,52 @@ impl Scratch {
     }
 }
 
+/// Removes what processes left beside `folder` that were killed: of names that begin with `prefix` and end in the number of
+/// a process that is gone. A young one may be of a process in another container, which cannot be seen from here.
+fn sweep(folder: &Path, prefix: &str) {
+    const YOUNG: std::time::Duration = std::time::Duration::from_secs(3600);
+    let entries = folder.parent().and_then(|parent| std::fs::read_dir(parent).ok());
+    for entry in entries.into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let process = name.to_str().and_then(|name| name.strip_prefix(prefix)?.parse::<u32>().ok());
+        let gone = process.is_some_and(|id| !Path::new("/proc").join(id.to_string()).exists());
+        let modified = entry.metadata().and_then(|meta| meta.modified()).ok();
+        let old = modified.is_some_and(|time| time.elapsed().is_ok_and(|age| age > YOUNG));
+        if gone && old {
+            let _ = std::fs::remove_dir_all(entry.path());
+        }
+    }
+}
+
 impl Drop for Scratch {
     fn drop(&mut self) {
         // Gone when it became another folder; else there is nobody left to tell.
         let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_killed_processes_left_is_swept() {
+        let home = tempfile::tempdir().expect("temporary folder");
+        let at = |name: &str| home.path().join(name);
+        // No process has this number: the kernel's largest is 4 194 304.
+        let (old, young, other) = (at(".making.4999999"), at(".making.4999998"), at(".made.4999999"));
+        let own = at(&format!(".making.{}", std::process::id()));
+        let long_ago = std::time::SystemTime::UNIX_EPOCH;
+        for folder in [&old, &young, &other] {
+            std::fs::create_dir(folder).expect("made");
+            if folder != &young {
+                std::fs::File::open(folder).and_then(|f| f.set_modified(long_ago)).expect("set");
+            }
+        }
+        let scratch = Scratch::beside(&at("making")).expect("made");
+        assert_eq!(scratch.path(), own);
+        assert_eq!([&old, &young, &other, &own].map(|p| p.exists()), [false, true, true, true]);
+        drop(scratch);
+        assert!(!own.exists());
     }
 }

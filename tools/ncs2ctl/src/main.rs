@@ -15,6 +15,7 @@ mod failure;
 mod fallback;
 mod folders;
 mod heat;
+mod in_turn;
 mod interrupt;
 mod metrics;
 mod onnx;

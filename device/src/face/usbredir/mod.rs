@@ -13,6 +13,7 @@ use zerocopy::little_endian::{U16, U32};
 
 use packet::{DeviceConnect, Encoder, EpInfo, Incoming, InterfaceInfo, Parser, Status};
 
+use super::outbox::Outbox;
 use super::usb::{
     BusSpeed, Descriptors, Done, ENDPOINT_IN, ENDPOINT_OUT, Outcome, Request, RequestKind, UsbDevice,
 };
@@ -20,16 +21,12 @@ use crate::{Identity, LinkSpeed, VirtualStick};
 
 pub(crate) use packet::PacketError;
 
-/// Bytes that may wait for a host that does not read, before the stick is held back.
-const ENOUGH_BYTES: usize = 4 << 20;
-
 /// One connection of a usb-redir host.
 #[derive(Debug)]
 pub(crate) struct Session {
     parser: Parser,
     usb: UsbDevice,
-    out: Vec<u8>,
-    sent: usize,
+    out: Outbox,
     /// The hellos are exchanged.
     ready: bool,
     /// The host was told of the device.
@@ -42,8 +39,7 @@ impl Session {
         let mut session = Session {
             parser: Parser::default(),
             usb: UsbDevice::new(link),
-            out: Vec::new(),
-            sent: 0,
+            out: Outbox::default(),
             ready: false,
             connected: false,
         };
@@ -90,8 +86,7 @@ impl Session {
 
     /// Moves data between host and stick; true when some moved.
     pub(crate) fn serve(&mut self, stick: &mut VirtualStick, now: Instant) -> bool {
-        let room = self.out.len() - self.sent < ENOUGH_BYTES;
-        let progress = self.usb.serve(stick, room, now);
+        let progress = self.usb.serve(stick, self.out.has_room(), now);
         self.flush();
         progress
     }
@@ -100,15 +95,11 @@ impl Session {
 
     /// What to send; say how much went with [`Self::consume`].
     pub(crate) fn outgoing(&self) -> &[u8] {
-        &self.out[self.sent..]
+        self.out.outgoing()
     }
 
     pub(crate) fn consume(&mut self, n: usize) {
-        self.sent += n;
-        if self.sent >= self.out.len() {
-            self.out.clear();
-            self.sent = 0;
-        }
+        self.out.consume(n);
     }
 
     pub(crate) fn poll_timeout(&self, now: Instant) -> Option<Instant> {
@@ -123,11 +114,7 @@ impl Session {
     // ---------------------------------------------------------------------------------------------------------------
 
     fn encoder(&mut self) -> Encoder<'_> {
-        if self.sent > ENOUGH_BYTES {
-            self.out.drain(..self.sent);
-            self.sent = 0;
-        }
-        Encoder { common: self.parser.common(), out: &mut self.out }
+        Encoder { common: self.parser.common(), out: self.out.end() }
     }
 
     fn handle_packet(&mut self, id: u64, packet: Incoming, stick: &mut VirtualStick, now: Instant) {

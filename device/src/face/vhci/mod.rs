@@ -11,21 +11,18 @@ use rustix::io::Errno;
 
 use packet::{Incoming, Parser};
 
+use super::outbox::Outbox;
 use super::usb::{Done, ENDPOINT_IN, ENDPOINT_OUT, Outcome, Request, RequestKind, UsbDevice};
 use crate::{Identity, LinkSpeed, VirtualStick};
 
 pub(crate) use packet::PacketError;
-
-/// Bytes that may wait for the kernel, before the stick is held back.
-const ENOUGH_BYTES: usize = 4 << 20;
 
 /// One attachment: from an appearance on the bus until the stick leaves.
 #[derive(Debug)]
 pub(crate) struct Session {
     parser: Parser,
     usb: UsbDevice,
-    out: Vec<u8>,
-    sent: usize,
+    out: Outbox,
 }
 
 impl Session {
@@ -33,7 +30,7 @@ impl Session {
     pub(crate) fn new(link: LinkSpeed, identity: Identity) -> Self {
         let mut usb = UsbDevice::new(link);
         usb.appear(identity);
-        Session { parser: Parser::default(), usb, out: Vec::new(), sent: 0 }
+        Session { parser: Parser::default(), usb, out: Outbox::default() }
     }
 
     /// What the kernel sent. After an error the connection is of no use any more.
@@ -65,23 +62,18 @@ impl Session {
 
     /// Moves data between kernel and stick; true when some moved.
     pub(crate) fn serve(&mut self, stick: &mut VirtualStick, now: Instant) -> bool {
-        let room = self.out.len() - self.sent < ENOUGH_BYTES;
-        let progress = self.usb.serve(stick, room, now);
+        let progress = self.usb.serve(stick, self.out.has_room(), now);
         self.flush();
         progress
     }
 
     /// What to send; say how much went with [`Self::consume`].
     pub(crate) fn outgoing(&self) -> &[u8] {
-        &self.out[self.sent..]
+        self.out.outgoing()
     }
 
     pub(crate) fn consume(&mut self, n: usize) {
-        self.sent += n;
-        if self.sent >= self.out.len() {
-            self.out.clear();
-            self.sent = 0;
-        }
+        self.out.consume(n);
     }
 
     pub(crate) fn poll_timeout(&self, now: Instant) -> Option<Instant> {
@@ -106,7 +98,7 @@ impl Session {
             self.tell(done);
         }
         let status = if ended { -Errno::CONNRESET.raw_os_error() } else { 0 };
-        packet::unlinked(&mut self.out, sequence, status);
+        packet::unlinked(self.out.end(), sequence, status);
     }
 
     fn flush(&mut self) {
@@ -124,10 +116,6 @@ impl Session {
             Outcome::Refused => Some(Errno::PROTO),
         };
         let status = errno.map_or(0, |errno| -errno.raw_os_error());
-        if self.sent > ENOUGH_BYTES {
-            self.out.drain(..self.sent);
-            self.sent = 0;
-        }
-        packet::submitted(&mut self.out, done.id as u32, status, done.actual, &done.data);
+        packet::submitted(self.out.end(), done.id as u32, status, done.actual, &done.data);
     }
 }

@@ -1,24 +1,24 @@
 //! `ncs2ctl check`
 
-use std::collections::VecDeque;
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueHint};
 use ncs2::ErrorKind;
 use ncs2::blob::{Blob, Graph};
-use ncs2::runtime::{FleetConfig, LoadOptions, SubmitOptions, Ticket};
+use ncs2::runtime::{FleetConfig, LoadOptions};
 use ncs2_device::Engine;
 use serde::Serialize;
 
+use crate::answers::{self, Reference};
 use crate::check::Score;
 use crate::cli::{Global, ImageArgs, OrderingArg, Tolerance};
 use crate::failure::{Failure, Outcome, Result};
+use crate::in_turn::in_turn;
 use crate::interrupt::Interrupt;
 use crate::open::{Simulation, Sticks};
 use crate::output::{Output, Style};
 use crate::tensor::input::{self, Element};
-use crate::tensor::{layout, npy, output as answers, shape_text};
+use crate::tensor::{self, layout, shape_text};
 
 /// `check`
 #[derive(Args, Debug)]
@@ -44,7 +44,7 @@ pub struct CheckArgs {
     /// Seed of the random inputs
     #[arg(long, value_name = "SEED", default_value_t = 0)]
     pub seed: u64,
-    /// Every .npy, .png and .jpg file of this folder
+    /// Every .npy, .bin, .png and .jpg file of this folder
     #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
     pub dataset: Option<PathBuf>,
     /// Expected output instead of a model's; may be repeated, the k-th of an output is for the k-th input
@@ -85,6 +85,9 @@ struct Body {
     /// Executed on this CPU as a virtual stick does, where an output is beyond the tolerance.
     #[serde(skip_serializing_if = "Option::is_none")]
     first_difference: Option<String>,
+    /// Why that could not be found out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    no_first_difference: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     first_overflow: Option<String>,
 }
@@ -115,8 +118,8 @@ struct MissRow {
 
 /// Where references come from.
 enum Expected {
-    /// From files: per inference, per output, where there is one.
-    Files(Vec<Vec<Option<Vec<f64>>>>),
+    /// From files, per inference.
+    Files(Vec<Vec<Reference>>),
     #[cfg(feature = "openvino")]
     Cpu(Box<Cpu>),
 }
@@ -139,7 +142,7 @@ pub fn check(global: &Global, output: &Output, args: &CheckArgs) -> Result<Outco
     let blob = Blob::open(path)?;
     let graph = blob.graph();
     let inputs = inputs(graph, args)?;
-    let labels = args.labels.as_deref().map(read_labels).transpose()?;
+    let labels = args.labels.as_deref().map(|path| answers::labels(path, graph)).transpose()?;
     let (mut expected, source) = expected(args, model, graph, inputs.len())?;
 
     let interrupt = Interrupt::install()?;
@@ -148,27 +151,16 @@ pub fn check(global: &Global, output: &Output, args: &CheckArgs) -> Result<Outco
     let config = FleetConfig { ordering: args.ordering.to_library(), ..FleetConfig::default() };
     let opened = sticks.open(config)?;
     let loaded = opened.fleet.load(&blob, LoadOptions::default())?;
-    let in_flight = opened.fleet.stats().sticks.len() * LoadOptions::default().depth as usize;
     let mut scores: Vec<Score> =
         graph.outputs.iter().map(|t| Score::new(&layout::shape(t), args.tolerance)).collect();
-    let mut flying: VecDeque<(usize, Ticket)> = VecDeque::new();
-    let mut waiting = inputs.iter().enumerate();
-    let (mut done, mut not_finite, mut first_beyond) = (0, None, None);
-    loop {
-        while flying.len() < in_flight && !interrupt.is_pressed() {
-            let Some((n, element)) = waiting.next() else { break };
-            let mut lease = loaded.input()?;
-            lease.as_mut_slice().copy_from_slice(&element.bytes);
-            flying.push_back((n, loaded.submit(lease, SubmitOptions::default())?));
-        }
-        let Some((n, ticket)) = flying.pop_front() else { break };
-        spinner.set_message(format!("inference {} of {}", n + 1, inputs.len()));
+    let (mut not_finite, mut first_beyond) = (None, None);
+    let done = in_turn(&opened.fleet, &loaded, &inputs, &interrupt, &spinner, |n, ticket| {
         // The reference is computed while the sticks work.
         let references = expected.of(graph, n, &inputs[n])?;
         let answer = ticket.wait()?;
         for (index, reference) in references.into_iter().enumerate() {
             let Some(reference) = reference else { continue };
-            let found = answers::array(graph, &answer, index).values.to_f64();
+            let found = tensor::output::array(graph, &answer, index).values.to_f64();
             if found.iter().any(|v| !v.is_finite()) {
                 not_finite.get_or_insert(n);
             }
@@ -177,8 +169,8 @@ pub fn check(global: &Global, output: &Output, args: &CheckArgs) -> Result<Outco
                 first_beyond.get_or_insert(n);
             }
         }
-        done += 1;
-    }
+        Ok(())
+    })?;
     spinner.finish_and_clear();
     drop(loaded);
     let simulation = opened.simulation.clone();
@@ -188,6 +180,10 @@ pub fn check(global: &Global, output: &Output, args: &CheckArgs) -> Result<Outco
     let rows: Vec<Row> = compared
         .map(|(tensor, score)| row(&tensor.name, layout::shape(tensor), score, labels.as_deref(), &inputs))
         .collect();
+    let difference = match first_beyond {
+        Some(n) => expected.first_difference(&blob, &inputs[n], args.tolerance)?,
+        None => None,
+    };
     let body = Body {
         simulated: simulation.is_some(),
         profile: simulation.as_ref().map(|s| s.profile.clone()),
@@ -199,10 +195,8 @@ pub fn check(global: &Global, output: &Output, args: &CheckArgs) -> Result<Outco
         interrupted: interrupt.is_pressed(),
         pass: !rows.is_empty() && rows.iter().all(|row| row.pass),
         outputs: rows,
-        first_difference: match first_beyond {
-            Some(n) => expected.first_difference(&blob, &inputs[n], args.tolerance)?,
-            None => None,
-        },
+        no_first_difference: difference.as_ref().and_then(|d| d.as_ref().err().copied()),
+        first_difference: difference.and_then(Result::ok),
         first_overflow: not_finite.and_then(|n| first_overflow(&blob, &inputs[n])),
     };
     if output.is_json() {
@@ -221,7 +215,13 @@ impl Expected {
     )]
     fn of(&mut self, graph: &Graph, n: usize, element: &Element) -> Result<Vec<Option<Vec<f64>>>> {
         match self {
-            Expected::Files(files) => Ok(files.get(n).cloned().unwrap_or_default()),
+            Expected::Files(files) => {
+                let mut of_outputs = vec![None; graph.outputs.len()];
+                for reference in files.get(n).into_iter().flatten() {
+                    of_outputs[reference.output] = Some(reference.values.clone());
+                }
+                Ok(of_outputs)
+            }
             #[cfg(feature = "openvino")]
             Expected::Cpu(cpu) => {
                 Ok(cpu.reference.infer(graph, &element.bytes)?.into_iter().map(Some).collect())
@@ -229,27 +229,34 @@ impl Expected {
         }
     }
 
-    /// The first layer that differs, where the reference can be looked into.
+    /// The first layer that differs, or why the layers are not compared; `None` where there is no model to look into.
     #[cfg(feature = "openvino")]
     fn first_difference(
         &self,
         blob: &Blob,
         element: &Element,
         tolerance: Tolerance,
-    ) -> Result<Option<String>> {
+    ) -> Result<Option<Result<String, &'static str>>> {
         let Expected::Cpu(cpu) = self else { return Ok(None) };
-        let Some((bytes, model)) = &cpu.onnx else { return Ok(None) };
+        let Some((bytes, model)) = &cpu.onnx else {
+            return Ok(Some(Err("only an .onnx that is one file can be looked into")));
+        };
         // An absolute tolerance is for the outputs; inside, values are of all sizes.
         let share = match tolerance {
             Tolerance::Share(share) => share,
             Tolerance::Absolute(_) => 0.01,
         };
         let trace = crate::check::trace::trace(&cpu.path, bytes, model, blob, &element.bytes, share)?;
-        Ok(trace.map(|trace| trace.text()))
+        Ok(Some(trace.map(|trace| trace.text())))
     }
 
     #[cfg(not(feature = "openvino"))]
-    fn first_difference(&self, _: &Blob, _: &Element, _: Tolerance) -> Result<Option<String>> {
+    fn first_difference(
+        &self,
+        _: &Blob,
+        _: &Element,
+        _: Tolerance,
+    ) -> Result<Option<Result<String, &'static str>>> {
         Ok(None)
     }
 }
@@ -268,7 +275,7 @@ fn inputs(graph: &Graph, args: &CheckArgs) -> Result<Vec<Element>> {
     dataset(graph, folder, &args.image)
 }
 
-/// Every array and picture of a folder, by name, for a network with one input.
+/// Every array, raw tensor and picture of a folder, by name, for a network with one input.
 pub fn dataset(graph: &Graph, folder: &Path, image: &ImageArgs) -> Result<Vec<Element>> {
     let wrong = |message: String, hint: &str| {
         Failure::new(ErrorKind::InvalidInput, format!("{}: {message}", folder.display()), hint)
@@ -277,22 +284,11 @@ pub fn dataset(graph: &Graph, folder: &Path, image: &ImageArgs) -> Result<Vec<El
         let message = format!("a folder of files is for one input, the network has {}", graph.inputs.len());
         return Err(wrong(message, "give --input NAME=FILE for each"));
     }
-    let entries = fs::read_dir(folder).map_err(|e| Failure::file(folder, "read", &e))?;
-    let known = |path: &PathBuf| {
-        let extension = path.extension().and_then(|e| e.to_str()).map(str::to_ascii_lowercase);
-        matches!(extension.as_deref(), Some("npy" | "png" | "jpg" | "jpeg"))
-    };
-    let mut files: Vec<PathBuf> = entries.filter_map(|e| Some(e.ok()?.path())).filter(known).collect();
-    files.sort();
-    if files.is_empty() {
-        return Err(wrong(
-            "expected .npy, .png or .jpg files, found none".into(),
-            "name the folder of the inputs",
-        ));
+    if !folder.is_dir() {
+        return Err(wrong("expected a folder of inputs, found none".into(), "name the folder of the inputs"));
     }
-    let name = &graph.inputs[0].name;
-    let files: Vec<String> = files.iter().map(|f| format!("{name}={}", f.display())).collect();
-    let mut elements = input::from_files(graph, &files, image)?;
+    let argument = format!("{}={}", graph.inputs[0].name, folder.display());
+    let mut elements = input::from_files(graph, &[argument], image)?;
     for element in &mut elements {
         element.source = element.source.trim_start_matches(&format!("{}/", folder.display())).to_owned();
     }
@@ -306,7 +302,7 @@ fn expected(
     count: usize,
 ) -> Result<(Expected, String)> {
     if !args.reference.is_empty() {
-        return Ok((Expected::Files(references(graph, &args.reference, count)?), "files".into()));
+        return Ok((Expected::Files(answers::references(graph, &args.reference, count)?), "files".into()));
     }
     let Some(model) = model else {
         return Err(Failure::usage(
@@ -341,50 +337,7 @@ fn cpu(args: &CheckArgs, model: &Path, graph: &Graph) -> Result<(Expected, Strin
 
 #[cfg(not(feature = "openvino"))]
 fn cpu(_args: &CheckArgs, _model: &Path, _graph: &Graph) -> Result<(Expected, String)> {
-    Err(Failure::new(
-        ErrorKind::Unsupported,
-        "this ncs2ctl was built without OpenVINO",
-        "compare with --reference FILE.npy, or build it with the feature `openvino`",
-    ))
-}
-
-/// Reads the `--reference` files.
-fn references(graph: &Graph, arguments: &[String], inferences: usize) -> Result<Vec<Vec<Option<Vec<f64>>>>> {
-    let batch = graph.batch.max(1) as usize;
-    let mut out = vec![vec![None; graph.outputs.len()]; inferences];
-    let mut seen = vec![0; graph.outputs.len()];
-    for argument in arguments {
-        let (index, file) = input::target(&graph.outputs, argument, "output")?;
-        let tensor = &graph.outputs[index];
-        let array = npy::read(Path::new(file))?;
-        let expected = layout::elements(tensor) * batch;
-        if array.values.len() != expected {
-            return Err(Failure::new(
-                ErrorKind::InvalidInput,
-                format!(
-                    "{file}: expected {expected} values for output {} of shape {}, found shape {}",
-                    tensor.name,
-                    shape_text(&layout::shape(tensor)),
-                    shape_text(&array.shape)
-                ),
-                "see `ncs2ctl blob info`",
-            ));
-        }
-        let Some(place) = out.get_mut(seen[index]) else {
-            return Err(Failure::usage(
-                format!("{file}: expected at most {inferences} references for output {}", tensor.name),
-                "give as many references as inputs",
-            ));
-        };
-        seen[index] += 1;
-        place[index] = Some(array.values.to_f64());
-    }
-    Ok(out)
-}
-
-fn read_labels(path: &Path) -> Result<Vec<String>> {
-    let text = fs::read_to_string(path).map_err(|e| Failure::file(path, "read", &e))?;
-    Ok(text.lines().map(|line| crate::failure::one_line(line.trim())).collect())
+    Err(crate::check::without_openvino("check", "compare with --reference FILE.npy, or "))
 }
 
 fn row(name: &str, shape: Vec<usize>, score: &Score, labels: Option<&[String]>, inputs: &[Element]) -> Row {
@@ -439,11 +392,15 @@ fn first_overflow(blob: &Blob, element: &Element) -> Option<String> {
     found
 }
 
+fn count(inferences: usize) -> String {
+    if inferences == 1 { "1 inference".to_owned() } else { format!("{inferences} inferences") }
+}
+
 fn text(output: &Output, body: &Body, simulation: Option<&Simulation>) -> String {
     let mut text = format!(
-        "{}  {} inferences against {}\n\n",
+        "{}  {} against {}\n\n",
         output.paint(Style::Bold, crate::failure::one_line(&body.blob)),
-        body.inferences,
+        count(body.inferences),
         body.reference
     );
     let mut table = output.table(
@@ -475,20 +432,19 @@ fn text(output: &Output, body: &Body, simulation: Option<&Simulation>) -> String
         let layer = crate::output::wrap(&format!("  executed here: {layer}"), output.width(), "    ");
         text.push_str(&format!("  {}\n", layer.trim_start()));
     }
+    if let Some(why) = body.no_first_difference {
+        text.push_str(&format!("  layers not compared: {why}\n"));
+    }
     if let Some(stage) = &body.first_overflow {
         text.push_str(&format!(
             "  first values that are no numbers, executed here: {stage}; FP16 ends at 65504\n"
         ));
     }
     if body.interrupted {
-        text.push_str(&format!("interrupted after {} inferences\n", body.inferences));
+        text.push_str(&format!("interrupted after {}\n", count(body.inferences)));
     }
     if let Some(simulation) = simulation {
-        text.push_str(&format!(
-            "{}{}\n",
-            output.paint(Style::Warn, "simulated"),
-            &simulation.describe()[9..]
-        ));
+        text.push_str(&answers::simulated(output, simulation));
     }
     text
 }

@@ -16,7 +16,7 @@ use crate::folders::Scratch;
 use crate::onnx::{count, edit};
 use crate::output::{Output, Style, bytes, grouped};
 use crate::tensor::shape_text;
-use crate::vendor_compiler::refusal::{Layer, unsupported_layer};
+use crate::vendor_compiler::refusal::{self, Layer, unsupported_layer};
 use crate::vendor_compiler::source::{Changes, Ready};
 use crate::vendor_compiler::summary::{Summary, summarise};
 use crate::vendor_compiler::{Compiler, Options, Refused, Source, cache, explain, run, setup};
@@ -24,6 +24,12 @@ use crate::{aside, failure};
 
 /// Runs for naming further layers that the compiler refuses; each takes a fraction of a second.
 const MOST_REFUSED: usize = 16;
+
+/// Executors, where the user does not say.
+const COMPILERS_STREAMS: u32 = 2;
+/// What the compiler gives to all executors together (BLOB_FORMAT 8.2).
+const CORES: u32 = 16;
+const SLICES: u32 = 19;
 
 /// `compile`
 #[derive(Args, Debug)]
@@ -179,6 +185,14 @@ pub fn compile(_global: &Global, output: &Output, args: &CompileArgs) -> Result<
         return Err(Failure::usage("expected a model and --output", "see `ncs2ctl compile --help`"));
     };
     let options = options(args)?;
+    if let Some(twice) =
+        args.batch.iter().enumerate().find_map(|(n, b)| args.batch[..n].contains(b).then_some(b))
+    {
+        return Err(Failure::usage(
+            format!("--batch: expected each size once, found {twice} twice"),
+            "name each size once",
+        ));
+    }
     // Everything that the user may have got wrong is looked at before the compiler is.
     let source = Source::read(model)?;
     let shapes: Vec<(String, Vec<u64>)> =
@@ -240,13 +254,23 @@ fn options(args: &CompileArgs) -> Result<Options> {
     if args.output_type == TypeArg::U8 {
         return Err(Failure::usage("--output-type: expected fp16 or fp32, found u8", "outputs are floats"));
     }
-    if let (Some(shaves), Some(cmx)) = (args.shaves, args.cmx)
-        && shaves > cmx
-    {
-        return Err(Failure::usage(
-            format!("--cmx: expected at least {shaves}, as many as --shaves, found {cmx}"),
-            "give as many slices as cores, or more",
-        ));
+    if let (Some(shaves), Some(cmx)) = (args.shaves, args.cmx) {
+        if shaves > cmx {
+            return Err(Failure::usage(
+                format!("--cmx: expected at least {shaves}, as many as --shaves, found {cmx}"),
+                "give as many slices as cores, or more",
+            ));
+        }
+        let streams = args.streams.unwrap_or(COMPILERS_STREAMS);
+        if streams * shaves > CORES || streams * cmx > SLICES {
+            return Err(Failure::usage(
+                format!(
+                    "--shaves, --cmx: expected at most {CORES} and {SLICES} for all executors together, found \
+                     {shaves} and {cmx} for each of {streams}"
+                ),
+                "give fewer, or --streams 1",
+            ));
+        }
     }
     let mut settings = args.set.clone();
     let mut set =
@@ -299,7 +323,13 @@ fn make(
     let blob = Blob::open(path)?;
     let graph = blob.graph();
     let tensor = |what: &str, t: &ncs2::blob::IoTensor| {
-        format!("{what} {} {} {}", failure::one_line(&t.name), t.dtype.as_str(), shape_text(&t.shape()))
+        let layout = t.order.layout();
+        format!(
+            "{what} {} {} {} {layout}",
+            failure::one_line(&t.name),
+            t.dtype.as_str(),
+            shape_text(&t.shape())
+        )
     };
     let tensors = graph.inputs.iter().map(|t| tensor("input", t));
     let tensors = tensors.chain(graph.outputs.iter().map(|t| tensor("output", t))).collect();
@@ -321,7 +351,7 @@ fn model_macs(ready: &Ready) -> Option<u64> {
 
 /// Has the compiler make `kept`, which is there whole or not at all.
 fn compile_to(compiler: &Compiler, source: &Source, ready: &Ready, options: &Options, kept: &Path) -> Result {
-    let scratch = Scratch::beside(kept)?;
+    let scratch = Scratch::beside(&kept.with_file_name("making"))?;
     let model = model_file(source, ready, &scratch)?;
     let out = scratch.path().join("out.blob");
     if let Err(refused) = run(&compiler.folder, &model, options, &out)? {
@@ -331,6 +361,12 @@ fn compile_to(compiler: &Compiler, source: &Source, ready: &Ready, options: &Opt
     let bytes = fs::read(&out).map_err(|e| Failure::file(&out, "read", &e))?;
     // The vendor's writer does not notice a full disk.
     Graph::parse(&bytes).map_err(|e| {
+        if e.to_string().contains("dynamic shapes") {
+            return refusal::dynamic(
+                &source.path,
+                "the blob would need sizes that are known at run time only",
+            );
+        }
         Failure::new(
             ErrorKind::InvalidBlob,
             format!("{}: the compiler wrote a damaged blob ({e})", source.path.display()),

@@ -19,6 +19,7 @@ use crate::failure::{Failure, Outcome, Result};
 use crate::folders::Scratch;
 use crate::onnx::{fold, quantized};
 use crate::output::Output;
+use crate::tensor::{Array, Values, input, layout, npy};
 use crate::{aside, vendor_compiler};
 use report::{Body, CpuRow, FACTS, Int8, Row};
 
@@ -43,7 +44,7 @@ pub struct QuantizeArgs {
     /// The same network as an INT8 model in QDQ form
     #[arg(long, value_name = "FILE.onnx", value_hint = ValueHint::FilePath)]
     int8: Option<PathBuf>,
-    /// Calibration inputs: every .npy, .png and .jpg file of this folder
+    /// Calibration inputs: every .npy, .bin, .png and .jpg file of this folder
     #[arg(long, value_name = "DIR", required_unless_present = "random", value_hint = ValueHint::DirPath)]
     dataset: Option<PathBuf>,
     /// So many random inputs instead
@@ -83,6 +84,7 @@ pub fn quantize(global: &Global, output: &Output, args: &QuantizeArgs) -> Result
             "plug one in, or add --sim 1 for a virtual one",
         ));
     }
+    find_reference()?;
     vendor_compiler::Compiler::find()?;
     if let Some(out) = &args.output {
         aside::check(out)?;
@@ -90,18 +92,27 @@ pub fn quantize(global: &Global, output: &Output, args: &QuantizeArgs) -> Result
     let scratch = Scratch::beside(&std::env::temp_dir().join("ncs2-quantize"))?;
     let mut left_out = Vec::new();
     let (variants, int8) = variants(args, scratch.path(), &mut left_out)?;
-    let mut rows = Vec::with_capacity(variants.len());
+    let mut made = Vec::with_capacity(variants.len());
     for (n, variant) in variants.iter().enumerate() {
+        let spinner = output.spinner(&format!("{}: compiling", variant.name));
         let blob = scratch.path().join(format!("{n}.blob"));
-        rows.push(row(global, output, args, variant, &blob)?);
+        let compiled = compile(args, variant, &blob);
+        spinner.finish_and_clear();
+        compiled?;
+        made.push(blob);
+    }
+    let inputs = inputs(args, &variants, &made, &scratch.path().join("inputs"))?;
+    let mut rows = Vec::with_capacity(variants.len());
+    for (variant, blob) in variants.iter().zip(&made) {
+        rows.push(row(global, output, args, variant, blob, &inputs)?);
         if variant.weights == "INT8"
             && let Some(out) = &args.output
         {
-            aside::write(out, &fs::read(&blob).map_err(|e| Failure::file(&blob, "read", &e))?)?;
+            aside::write(out, &fs::read(blob).map_err(|e| Failure::file(blob, "read", &e))?)?;
         }
     }
     let spinner = output.spinner("measuring this computer's CPU");
-    let cpu = cpu(args, &scratch.path().join("0.blob"));
+    let cpu = cpu(args, &inputs, &made[0]);
     spinner.finish_and_clear();
     let body = Body {
         simulated: global.sim.is_some(),
@@ -173,31 +184,66 @@ fn variants(
     Ok((variants, Some(int8)))
 }
 
-fn row(global: &Global, output: &Output, args: &QuantizeArgs, variant: &Variant, blob: &Path) -> Result<Row> {
+/// `--mean 1,2,3` and `--scale …` under these names, where the user gave them.
+fn normalisation(args: &QuantizeArgs, mean: &str, scale: &str) -> Vec<String> {
     let list = |values: &[f32]| values.iter().map(f32::to_string).collect::<Vec<_>>().join(",");
-    let normalisation = |mean: &str, scale: &str| {
-        let mut words = Vec::new();
-        for (flag, values) in [(mean, &args.mean), (scale, &args.scale)] {
-            if !values.is_empty() {
-                words.push(format!("{flag}={}", list(values)));
-            }
-        }
-        words
-    };
-    let spinner = output.spinner(&format!("{}: compiling", variant.name));
+    let given =
+        [(mean, &args.mean), (scale, &args.scale)].into_iter().filter(|(_, values)| !values.is_empty());
+    given.map(|(flag, values)| format!("{flag}={}", list(values))).collect()
+}
+
+fn compile(args: &QuantizeArgs, variant: &Variant, blob: &Path) -> Result {
     let mut words = vec!["compile".to_owned(), path(&variant.file)?, "-o".into(), path(blob)?];
     words.extend(["--input-type".into(), if variant.byte_input { "u8" } else { "fp16" }.to_owned()]);
     if variant.normalise {
-        words.extend(normalisation("--mean", "--scale"));
+        words.extend(normalisation(args, "--mean", "--scale"));
     }
-    let made = own(&[], &words)?;
-    spinner.set_message(format!("{}: comparing with the CPU", variant.name));
+    own(&[], &words).map(|_| ())
+}
+
+/// What every row is measured with.
+enum Inputs {
+    Folder(PathBuf),
+    Random(u32),
+}
+
+/// The user's folder, or random numbers. Where some variant takes bytes, all of them get the same bytes, written into
+/// `folder`: their errors would say nothing of each other if others were given fractions.
+fn inputs(args: &QuantizeArgs, variants: &[Variant], blobs: &[PathBuf], folder: &Path) -> Result<Inputs> {
+    let count = match (&args.dataset, args.random) {
+        (Some(folder), _) => return Ok(Inputs::Folder(folder.clone())),
+        (None, count) => count.unwrap_or(1),
+    };
+    let Some((_, blob)) = variants.iter().zip(blobs).find(|(variant, _)| variant.byte_input) else {
+        return Ok(Inputs::Random(count));
+    };
+    let blob = ncs2::blob::Blob::open(blob)?;
+    let graph = blob.graph();
+    let [tensor] = graph.inputs.as_slice() else { return Ok(Inputs::Random(count)) };
+    crate::folders::make(folder)?;
+    for (n, element) in input::random(graph, 0, count as usize).iter().enumerate() {
+        let packed = layout::gather(tensor, &element.bytes[tensor.offset..]);
+        let array = Array { shape: layout::shape(tensor), values: Values::decode(tensor.dtype, &packed) };
+        npy::write(&folder.join(format!("{n:09}.npy")), &array)?;
+    }
+    Ok(Inputs::Folder(folder.to_path_buf()))
+}
+
+fn row(
+    global: &Global,
+    output: &Output,
+    args: &QuantizeArgs,
+    variant: &Variant,
+    blob: &Path,
+    inputs: &Inputs,
+) -> Result<Row> {
+    let spinner = output.spinner(&format!("{}: comparing with the CPU", variant.name));
     let mut words = vec!["check".to_owned(), path(&args.model)?, path(blob)?];
-    match &args.dataset {
-        Some(folder) => words.extend(["--dataset".to_owned(), path(folder)?]),
-        None => words.extend(["--random".to_owned(), args.random.unwrap_or(1).to_string()]),
+    match inputs {
+        Inputs::Folder(folder) => words.extend(["--dataset".to_owned(), path(folder)?]),
+        Inputs::Random(count) => words.extend(["--random".to_owned(), count.to_string()]),
     }
-    words.extend(normalisation("--compiled-mean", "--compiled-scale"));
+    words.extend(normalisation(args, "--compiled-mean", "--compiled-scale"));
     let mut sticks = sticks(global);
     let checked = own(&sticks, &words)?;
     spinner.set_message(format!("{}: measuring", variant.name));
@@ -217,9 +263,7 @@ fn row(global: &Global, output: &Output, args: &QuantizeArgs, variant: &Variant,
         name: variant.name,
         weights: variant.weights,
         input_type: if variant.byte_input { "u8" } else { "fp16" }.into(),
-        blob_bytes: made["blobs"][0]["file_bytes"]
-            .as_u64()
-            .unwrap_or_else(|| fs::metadata(blob).map_or(0, |m| m.len())),
+        blob_bytes: fs::metadata(blob).map_err(|e| Failure::file(blob, "read", &e))?.len(),
         input_bytes: input,
         link_us_estimate: (input as f64 / LINK_BYTES_PER_S * 1e9).round() / 1e3,
         fps: number(&measured["fps"]),
@@ -234,15 +278,15 @@ fn row(global: &Global, output: &Output, args: &QuantizeArgs, variant: &Variant,
 
 /// The FP32 model, and the INT8 one as it is, by what computes where there is no stick. `blob` says what they take.
 #[cfg(feature = "openvino")]
-fn cpu(args: &QuantizeArgs, blob: &Path) -> Result<Vec<CpuRow>> {
+fn cpu(args: &QuantizeArgs, inputs: &Inputs, blob: &Path) -> Result<Vec<CpuRow>> {
     use crate::check::{Score, speed};
     use crate::vendor_compiler::source::Changes;
 
     let blob = ncs2::blob::Blob::open(blob)?;
     let graph = blob.graph();
-    let inputs = match &args.dataset {
-        Some(folder) => super::check::dataset(graph, folder, &crate::cli::ImageArgs::default())?,
-        None => crate::tensor::input::random(graph, 0, args.random.unwrap_or(1) as usize),
+    let inputs = match inputs {
+        Inputs::Folder(folder) => super::check::dataset(graph, folder, &crate::cli::ImageArgs::default())?,
+        Inputs::Random(count) => input::random(graph, 0, *count as usize),
     };
     let changes = Changes { mean: &args.mean, scale: &args.scale, ..Changes::default() };
     let models: Vec<&Path> = std::iter::once(args.model.as_path()).chain(args.int8.as_deref()).collect();
@@ -269,10 +313,18 @@ fn cpu(args: &QuantizeArgs, blob: &Path) -> Result<Vec<CpuRow>> {
     Ok(names.into_iter().zip(&timed).map(row).collect())
 }
 
-/// Without OpenVINO `check` has failed before.
+/// Never gets here: without the feature there is no reference.
 #[cfg(not(feature = "openvino"))]
-fn cpu(_args: &QuantizeArgs, _blob: &Path) -> Result<Vec<CpuRow>> {
+fn cpu(_args: &QuantizeArgs, _inputs: &Inputs, _blob: &Path) -> Result<Vec<CpuRow>> {
     Ok(Vec::new())
+}
+
+/// Fails where there is nothing to compare with, before anything is compiled and measured.
+fn find_reference() -> Result {
+    #[cfg(feature = "openvino")]
+    return crate::reference_libraries::find().map(|_| ());
+    #[cfg(not(feature = "openvino"))]
+    return Err(crate::check::without_openvino("quantize", ""));
 }
 
 fn path(path: &Path) -> Result<String> {

@@ -1,10 +1,9 @@
 //! `ncs2ctl run`
 
-use std::collections::VecDeque;
 use std::fs;
 
 use ncs2::blob::Blob;
-use ncs2::runtime::{FleetConfig, LoadOptions, SubmitOptions, Ticket};
+use ncs2::runtime::{FleetConfig, LoadOptions};
 use ncs2_device::Engine;
 use serde::Serialize;
 
@@ -13,9 +12,10 @@ use super::stream;
 use crate::answers::{self, Inference, Plan};
 use crate::cli::{Global, RunArgs, TimingArg};
 use crate::failure::{Failure, Outcome, Result};
+use crate::in_turn::in_turn;
 use crate::interrupt::Interrupt;
 use crate::open::{Simulation, Sticks};
-use crate::output::{Output, Style};
+use crate::output::Output;
 use crate::tensor::input;
 
 #[derive(Serialize)]
@@ -79,25 +79,15 @@ pub fn run(global: &Global, output: &Output, args: &RunArgs) -> Result<Outcome> 
         FleetConfig { ordering: args.ordering.to_library(), fallback: cpu.fleet(), ..FleetConfig::default() };
     let opened = sticks.open(config)?;
     let loaded = opened.fleet.load(&blob, LoadOptions::default())?;
-    let in_flight = opened.fleet.stats().sticks.len() * LoadOptions::default().depth as usize;
 
     let mut done = Vec::with_capacity(inputs.len());
     let mut last = None;
-    let mut flying: VecDeque<(usize, Ticket)> = VecDeque::new();
-    let mut waiting = inputs.iter().enumerate();
-    loop {
-        while flying.len() < in_flight && !interrupt.is_pressed() {
-            let Some((n, element)) = waiting.next() else { break };
-            let mut lease = loaded.input()?;
-            lease.as_mut_slice().copy_from_slice(&element.bytes);
-            flying.push_back((n, loaded.submit(lease, SubmitOptions::default())?));
-        }
-        let Some((n, ticket)) = flying.pop_front() else { break };
-        spinner.set_message(format!("inference {} of {}", n + 1, inputs.len()));
+    in_turn(&opened.fleet, &loaded, &inputs, &interrupt, &spinner, |n, ticket| {
         let answer = ticket.wait()?;
         done.push(plan.finish(n, &inputs[n].source, &answer)?);
         last = Some(answer.stick().clone());
-    }
+        Ok(())
+    })?;
     let layers = match last.filter(|_| with_layers) {
         Some(stick) => Some(LayerTimes::ask(&loaded, &stick)?),
         None => None,
@@ -144,16 +134,7 @@ fn text(output: &Output, body: &Body, simulation: Option<&Simulation>) -> String
         text.push_str(&format!("interrupted after {} inferences\n", all.len()));
     }
     if let Some(simulation) = simulation {
-        text.push_str(&format!(
-            "{}{}\n",
-            output.paint(Style::Warn, "simulated"),
-            &simulation.describe()[9..]
-        ));
-        if simulation.engine == Engine::Hash {
-            text.push_str(
-                "engine hash: these values are a function of graph and input, not the network's answer\n",
-            );
-        }
+        text.push_str(&answers::simulated(output, simulation));
     }
     text
 }

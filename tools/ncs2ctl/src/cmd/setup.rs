@@ -1,5 +1,7 @@
 //! `ncs2ctl setup openvino`
 
+#[cfg(feature = "openvino")]
+use std::path::Path;
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand, ValueHint};
@@ -50,6 +52,8 @@ pub fn setup(_global: &Global, output: &Output, args: &SetupArgs) -> Result<Outc
         library: String,
         unpacked: bool,
         link: &'static str,
+        /// `check` looks there without being told.
+        found_by_itself: bool,
     }
 
     let SetupCommand::Openvino { from } = &args.command;
@@ -57,9 +61,14 @@ pub fn setup(_global: &Global, output: &Output, args: &SetupArgs) -> Result<Outc
     let ready = reference_libraries::setup(from.as_deref());
     spinner.finish_and_clear();
     let ready = ready?;
-    let folder = ready.libraries.folder.display().to_string();
-    let folder = folder.trim_end_matches('/').to_owned();
+    // Whole, since it is there to be copied into a variable.
+    let whole = |path: &Path| path.canonicalize().unwrap_or_else(|_| path.to_path_buf());
+    let folder = whole(&ready.libraries.folder);
+    let found_by_itself =
+        reference_libraries::find().is_ok_and(|found| whole(&found.libraries.folder) == folder);
+    let folder = folder.display().to_string();
     let body = Body {
+        found_by_itself,
         version: ready.version,
         library: ready.libraries.c_api.display().to_string(),
         unpacked: ready.unpacked,
@@ -82,10 +91,12 @@ pub fn setup(_global: &Global, output: &Output, args: &SetupArgs) -> Result<Outc
         None => text
             .push_str(&format!("The link {MENDED_LINK} is missing, and the folder may not be written to.\n")),
     }
-    text.push_str(&format!(
-        "`ncs2ctl check` finds it by itself. For other programs:\n  export OPENVINO_INSTALL_DIR={}\n",
-        body.folder
-    ));
+    let who = if body.found_by_itself {
+        "`ncs2ctl check` finds it by itself. For other programs:"
+    } else {
+        "`ncs2ctl check` does not look there by itself, nor do other programs. For both:"
+    };
+    text.push_str(&format!("{who}\n  export OPENVINO_INSTALL_DIR={}\n", body.folder));
     output.text(&text)?;
     Ok(Outcome::Ok)
 }
@@ -93,9 +104,5 @@ pub fn setup(_global: &Global, output: &Output, args: &SetupArgs) -> Result<Outc
 /// Without the feature there is nothing to set up.
 #[cfg(not(feature = "openvino"))]
 pub fn setup(_global: &Global, _output: &Output, _args: &SetupArgs) -> Result<Outcome> {
-    Err(crate::failure::Failure::new(
-        ncs2::ErrorKind::Unsupported,
-        "this ncs2ctl was built without OpenVINO",
-        "build it with the feature `openvino`",
-    ))
+    Err(crate::check::without_openvino("setup openvino", ""))
 }

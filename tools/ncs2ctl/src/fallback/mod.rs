@@ -82,11 +82,9 @@ impl FallbackArgs {
                 Ok(Cpu::OpenVino(Arc::new(OpenVino::find(self.fallback_model.clone())?)))
             }
             #[cfg(not(feature = "openvino"))]
-            FallbackArg::Openvino => Err(Failure::new(
-                ncs2::ErrorKind::Unsupported,
-                "--fallback openvino: this ncs2ctl was built without OpenVINO",
-                "take --fallback execute, or build it with the feature `openvino`",
-            )),
+            FallbackArg::Openvino => {
+                Err(crate::check::without_openvino("--fallback openvino", "take --fallback execute, or "))
+            }
         }
     }
 }

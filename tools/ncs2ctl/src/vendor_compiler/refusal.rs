@@ -65,13 +65,19 @@ pub fn explain(path: &Path, onnx: Option<&Model>, refused: &Refused, others: &[L
         );
     }
     if dynamic.iter().any(|words| refused.text.contains(words)) {
-        return Failure::new(
-            ErrorKind::InvalidInput,
-            format!("{at}: has shapes inside that depend on its data: {}", plain(&refused.text)),
-            "export the model with fixed shapes",
-        );
+        return self::dynamic(path, &plain(&refused.text));
     }
+    let about_settings = [
+        "key is not supported",
+        "Cannot allocate",
+        "configuration option",
+        "Invalid value",
+        "set both option",
+    ];
     let hint = match refused.phase.as_str() {
+        _ if about_settings.iter().any(|words| refused.text.contains(words)) => {
+            "compare --set, --streams, --shaves and --cmx with `ncs2ctl compile --help`"
+        }
         "load" => "set the compiler up anew with `ncs2ctl compile --setup`",
         "read" => "the reader is of 2021: export with operator set 11 to 13, or as .xml of version 10",
         "configure" => "compare --batch with the model's own first dimension",
@@ -85,16 +91,31 @@ pub fn explain(path: &Path, onnx: Option<&Model>, refused: &Refused, others: &[L
     )
 }
 
+/// A model with shapes that are not known before it runs, and what says so.
+pub fn dynamic(path: &Path, why: &str) -> Failure {
+    Failure::new(
+        ErrorKind::InvalidInput,
+        format!("{}: has shapes inside that depend on its data: {why}", path.display()),
+        "export the model with fixed shapes",
+    )
+}
+
 fn unsupported(at: &str, layers: &[String]) -> Failure {
     const MOST: usize = 12;
     let shown = layers.iter().take(MOST).cloned().collect::<Vec<_>>().join(", ");
     let more = layers.len().saturating_sub(MOST);
     let more = if more > 0 { format!(" and {more} more") } else { String::new() };
     let what = if layers.len() == 1 { "1 layer".to_owned() } else { format!("{} layers", layers.len()) };
+    let hint =
+        if layers.iter().any(|layer| layer.contains("quantizeLinear") || layer.contains("QuantizeLinear")) {
+            "an INT8 model: `ncs2ctl quantize MODEL --int8 THIS -o BLOB` makes it plain and compiles it"
+        } else {
+            "replace them in the model by operators that it has, or cut the model before them"
+        };
     Failure::new(
         ErrorKind::Unsupported,
         format!("{at}: the compiler has no operator for {what}: {shown}{more}"),
-        "replace them in the model by operators that it has, or cut the model before them",
+        hint,
     )
 }
 
