@@ -60,7 +60,7 @@ fn label_end(line: &str, width: usize) -> usize {
     gaps.max().unwrap_or(indent).max(indent)
 }
 
-/// Three digits, with nothing or a mark behind them: a group of a number as [`grouped`] writes it.
+/// Three digits, with nothing or a mark behind them: a group of a number as [`super::grouped`] writes it.
 fn is_group(word: &str) -> bool {
     let digits = word.trim_end_matches(|c: char| !c.is_ascii_digit());
     digits.len() == 3 && digits.chars().all(|c| c.is_ascii_digit())
