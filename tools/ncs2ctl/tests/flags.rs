@@ -128,6 +128,64 @@ fn a_report_is_fitted_whole() {
     fails(&both, "sim", 64, "Usage", &["--leave-one-out", "--from"]);
 }
 
+/// The lines of a capture of what these arguments do on one virtual stick.
+fn captured(folder: &Path, args: &[&str]) -> Vec<String> {
+    let log = folder.join("run.log");
+    let ran = run(&[&["--sim", "1", "--timing", "zero", "--trace", text(&log)], args].concat());
+    assert_eq!(ran.code, 0, "{}", ran.stderr);
+    run(&["decode", text(&log)]).stdout.lines().map(str::to_owned).collect()
+}
+
+#[test]
+fn ordering_decides_whether_a_trigger_waits_for_its_input() {
+    let folder = tempfile::tempdir().expect("temporary folder");
+    let (blob, lines) = (model("tiny_u8_s1.blob"), folder.path().join("work.jsonl"));
+    fs::write(&lines, "{\"random\": 1}\n").expect("written");
+    let short = ["bench", text(&blob), "--depth", "1", "--duration", "100ms", "--warmup", "0s"];
+    let commands =
+        [&["run", text(&blob), "--random", "1"][..], &["batch", text(&lines), "--blob", text(&blob)], &short];
+    for command in commands {
+        // Before the trigger and its header: the stick's answer to the input, or the input itself.
+        for (ordering, before) in [("vendor", " IN "), ("pipelined", " OUT ")] {
+            let lines = captured(folder.path(), &[command, &["--ordering", ordering]].concat());
+            let trigger = lines.iter().position(|line| line.contains("TRIGGER")).expect("one at least");
+            assert!(lines[trigger - 2].contains(before), "{command:?} {ordering}: {}", lines[trigger - 2]);
+        }
+    }
+}
+
+#[test]
+fn graphs_are_allocated_as_often_as_asked() {
+    let folder = tempfile::tempdir().expect("temporary folder");
+    let blob = model("tiny_u8_s1.blob");
+    let allocated = |graphs: &str| {
+        let args = ["bench", text(&blob), "--depth", "1", "--duration", "20ms", "--warmup", "0s"];
+        let lines = captured(folder.path(), &[&args[..], &["--graphs", graphs]].concat());
+        lines.iter().filter(|line| line.contains("ALLOCATE")).count()
+    };
+    let one = allocated("1");
+    assert!(one > 0);
+    assert_eq!((allocated("2"), allocated("4")), (2 * one, 4 * one));
+}
+
+#[test]
+fn retries_decide_whether_what_a_lost_stick_held_moves_or_fails() {
+    let folder = tempfile::tempdir().expect("temporary folder");
+    let (blob, plan) = (model("tiny_u8_s1.blob"), folder.path().join("plan.toml"));
+    fs::write(&plan, "[[fault]]\nstick = \"sim0\"\nkind = \"unplug\"\nnth = 300\n").expect("written");
+    let bench = |retries: &str| {
+        let sim = ["--sim", "2", "--timing", "zero", "--fault", text(&plan), "bench", text(&blob)];
+        let rest = ["--depth", "4", "--duration", "1s", "--warmup", "0s", "--retries", retries];
+        let (_, d) = json(&[&sim[..], &rest].concat(), "bench");
+        let number = |field: &str| d[field].as_u64().unwrap_or_else(|| panic!("{field} in {d}"));
+        (number("failed") + number("lost"), number("retried"))
+    };
+    let (failed, retried) = bench("0");
+    assert!(failed > 0 && retried == 0, "{failed} failed, {retried} retried");
+    let (failed, retried) = bench("2");
+    assert!(failed == 0 && retried > 0, "{failed} failed, {retried} retried");
+}
+
 #[test]
 fn top_sorts_by_what_is_asked() {
     for order in ["id", "fps", "temperature", "errors"] {
@@ -147,16 +205,60 @@ fn top_sorts_by_what_is_asked() {
 fn a_firmware_file_that_is_not_there_is_named() {
     let none = "/no/such.mvcmd";
     fails(&["firmware", "verify", "--firmware", none], "firmware", 2, "NotFound", &[none]);
+    let folder = tempfile::tempdir().expect("temporary folder");
+    let file = folder.path().join("mine.mvcmd");
+    fs::write(&file, "an image").expect("written");
+    let (code, d) = json(&["firmware", "verify", "--firmware", text(&file), "--any-firmware"], "firmware");
+    assert_eq!((code, &d["file"], &d["size_bytes"]), (0, &text(&file).into(), &8.into()), "{d}");
 }
 
 #[test]
-fn a_server_draws_the_same_chance_from_the_same_seed_and_says_what_vhci_needs() {
+fn a_server_draws_the_same_chance_from_the_same_seed() {
     let folder = tempfile::tempdir().expect("temporary folder");
-    let socket = folder.path().join("sticks");
-    let args = ["-vv", "sim", "serve", "--socket", text(&socket), "--seed", "7", "--sticks", "2"];
-    let _serving = tool::start(&args, &[], "serving");
-    let (code, d) = json(&["sim", "status", text(&socket)], "sim");
-    assert_eq!((code, d["sticks"].as_array().map(Vec::len)), (0, Some(2)), "{d}");
+    let at = |name: &str| folder.path().join(name);
+    let (plan, work, blob) = (at("plan.toml"), at("work.jsonl"), model("tiny_u8_s1.blob"));
+    fs::write(&plan, "[[fault]]\nkind = \"unplug\"\nchance = 0.05\n").expect("written");
+    let lines: String = (1..=200).map(|n| format!("{{\"random\": {n}}}\n")).collect();
+    fs::write(&work, lines).expect("written");
+    // How many inferences it lived.
+    let lived = |seed: &str, name: &str| {
+        let socket = at(name);
+        let args = ["-vv", "sim", "serve", "--socket", text(&socket), "--seed", seed, "--fault", text(&plan)];
+        let _serving =
+            tool::start(&[&args[..], &["--timing", "zero", "--engine", "hash"]].concat(), &[], "serving");
+        let sim = format!("unix:{}", text(&socket));
+        // It would wait for the lost stick to come back; what is asked here is known before.
+        let args = ["-vv", "--sim", &sim, "batch", text(&work), "--blob", text(&blob)];
+        let _batch = tool::start(&args, &[], "");
+        let end = std::time::Instant::now() + std::time::Duration::from_secs(60);
+        loop {
+            let (_, d) = json(&["sim", "status", text(&socket)], "sim");
+            let stick = &d["sticks"][0];
+            if stick["state"] == "unplugged" {
+                return stick["inferences"].as_u64().expect("a number");
+            }
+            assert!(std::time::Instant::now() < end, "it never ended: {d}");
+        }
+    };
+    let first = lived("1", "a");
+    assert_eq!(lived("1", "b"), first);
+    assert_ne!(lived("3", "c"), first, "another seed, another end");
+}
+
+#[test]
+fn a_server_for_qemu_greets_in_its_protocol_and_says_what_vhci_needs() {
+    use std::io::Read as _;
+    let folder = tempfile::tempdir().expect("temporary folder");
+    let socket = folder.path().join("redir");
+    let _serving = tool::start(&["-vv", "sim", "serve", "--usbredir", text(&socket)], &[], "serving");
+    let mut host = std::os::unix::net::UnixStream::connect(&socket).expect("it listens");
+    host.set_read_timeout(Some(std::time::Duration::from_secs(60))).expect("a socket");
+    let mut header = [0; 8];
+    host.read_exact(&mut header).expect("it greets");
+    let word = |at: usize| u32::from_le_bytes(header[at..at + 4].try_into().expect("four"));
+    // usb_redir_hello: 64 bytes of version, and capabilities.
+    assert_eq!(word(0), 0);
+    assert!((64..=72).contains(&word(4)), "{header:?}");
 
     if Path::new("/sys/devices/platform/vhci_hcd.0").exists() {
         println!("skipped: this kernel has vhci-hcd, and would be given a stick");

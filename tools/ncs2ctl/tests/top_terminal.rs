@@ -89,8 +89,11 @@ fn a_signal_and_ctrl_c_give_the_terminal_back() {
 
 #[test]
 fn without_utf8_and_colours_the_screen_is_plain() {
-    let mut top = Screen::start(&["--sim", "1", "--color", "never", "top", "--interval", "100ms"]);
-    top.until("the stick", |t| t.contains("sim0"));
+    let args = ["--sim", "1", "--color", "never", "top", "--interval", "100ms", "--sort", "temperature"];
+    let mut top = Screen::start(&args);
+    top.until("the stick, in the order asked for", |t| {
+        t.contains("sim0") && t.contains("sort (temperature)")
+    });
     top.press("q");
     let (_, bytes) = top.end();
     // 3x and 9x are colours; bold and dim are none.
