@@ -12,8 +12,8 @@ use ncs2::stats::StageTimes;
 use ncs2_device::Engine;
 use serde::Serialize;
 
-use crate::cli::Tolerance;
 use crate::failure::{Failure, Result, one_line};
+use crate::flags::Tolerance;
 use crate::open::Simulation;
 use crate::output::{Output, Style, time};
 use crate::tensor::compare::{Difference, compare};

@@ -1,6 +1,7 @@
 //! `ncs2ctl`: lists, runs and measures Neural Compute Stick 2 devices, real and virtual.
 //!
-//! `cli` says what may be asked, `open` turns it into sticks, `cmd` does it, `output` writes it.
+//! `cli` says what may be asked, made of `flags` and of what each command in `cmd` adds; `open` turns it into sticks, `cmd` does it,
+//! `output` writes it.
 
 mod answers;
 mod aside;
@@ -13,6 +14,7 @@ mod config;
 mod doctor;
 mod failure;
 mod fallback;
+mod flags;
 mod folders;
 mod heat;
 mod in_turn;
@@ -40,8 +42,9 @@ use std::process::ExitCode;
 use clap::error::ErrorKind as ClapKind;
 use clap::{CommandFactory, FromArgMatches};
 
-use cli::{BlobCommand, Cli, ColorArg, Command, OrderingArg};
+use cli::{BlobCommand, Cli, Command};
 use failure::Failure;
+use flags::{ColorArg, OrderingArg};
 use output::Output;
 
 fn main() -> ExitCode {
@@ -101,8 +104,8 @@ fn main() -> ExitCode {
         Command::Sim { command } => cmd::sim::sim(&cli.global, &output, command),
         Command::Decode(args) => cmd::decode::decode(&output, args),
         Command::Trace(args) => cmd::trace::trace(&output, args),
-        Command::Completions { shell } => cmd::completions::completions(&output, *shell),
-        Command::Man { output: folder } => cmd::man::man(&output, folder.as_deref()),
+        Command::Completions { shell } => cmd::completions::completions(&output, cli::definition(), *shell),
+        Command::Man { output: folder } => cmd::man::man(&output, cli::definition(), folder.as_deref()),
     };
     ExitCode::from(match result {
         Ok(outcome) => output::exit_code(outcome),
@@ -146,8 +149,8 @@ impl Command {
     /// Where the command has one.
     fn ordering(&mut self) -> Option<&mut OrderingArg> {
         match self {
-            Command::Run(args) => Some(&mut args.ordering),
-            Command::Batch(args) => Some(&mut args.ordering),
+            Command::Run(args) => Some(&mut args.answers.ordering),
+            Command::Batch(args) => Some(&mut args.answers.ordering),
             Command::Bench(args) => Some(&mut args.ordering),
             Command::Check(args) => Some(&mut args.ordering),
             _ => None,
@@ -155,8 +158,8 @@ impl Command {
     }
 
     /// `--timing` without a value asks for a table that only `run` has.
-    fn refuse_layers(&self, global: &cli::Global) -> Option<Failure> {
-        let asked = global.timing == Some(cli::TimingArg::Layers) && !matches!(self, Command::Run(_));
+    fn refuse_layers(&self, global: &flags::Global) -> Option<Failure> {
+        let asked = global.timing == Some(flags::TimingArg::Layers) && !matches!(self, Command::Run(_));
         asked.then(|| {
             Failure::usage(
                 format!("--timing: expected model or zero beside {}, found no value", self.schema()),
@@ -166,7 +169,7 @@ impl Command {
     }
 
     /// A trace of a command that opens no stick would be empty: asked for, it is refused.
-    fn refuse_trace(&self, global: &cli::Global) -> Option<Failure> {
+    fn refuse_trace(&self, global: &flags::Global) -> Option<Failure> {
         let opens = matches!(
             self,
             Command::Info

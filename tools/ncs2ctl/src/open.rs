@@ -14,9 +14,9 @@ use ncs2::{ErrorKind, Fleet, Port, StickId};
 use ncs2_device::face;
 use ncs2_device::{Engine, FaultPlan, Rack, RackOptions, Timing};
 
-use crate::cli::{EngineArg, Global, Sim, TimingArg, WireArg};
 use crate::config;
 use crate::failure::{Failure, Result, one_line};
+use crate::flags::{EngineArg, Global, Sim, TimingArg, WireArg};
 use crate::heat;
 use crate::selftest::proven;
 use crate::trace::Trace;

@@ -9,8 +9,8 @@ use std::time::Duration;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
 
-use crate::cli::{ColorArg, Global};
 use crate::failure::{Failure, Outcome, Report, Result, exit};
+use crate::flags::{ColorArg, Global};
 
 pub use table::Table;
 pub use wrap::wrap;

@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use super::sweep::Point;
-use crate::cli::OrderingArg;
+use crate::flags::OrderingArg;
 use crate::output::Output;
 
 /// What is set for one measurement.

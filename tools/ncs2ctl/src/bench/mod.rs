@@ -9,6 +9,7 @@ pub mod batches;
 pub mod compare;
 pub mod diagnosis;
 pub mod energy;
+pub mod flags;
 pub mod host;
 pub mod levels;
 pub mod load;

@@ -6,9 +6,10 @@ use std::path::{Path, PathBuf};
 use ncs2::blob::Blob;
 use ncs2::{ErrorKind, Graph};
 
+use super::flags::BenchArgs;
 use super::load::Plan;
-use crate::cli::{BenchArgs, ImageArgs};
 use crate::failure::{Failure, Result};
+use crate::flags::ImageArgs;
 use crate::tensor::input::{self, Element};
 
 /// Different inputs that take turns, so that an answer given to the wrong request shows.

@@ -7,14 +7,15 @@ use ncs2::transport::ReactorKind;
 use ncs2::{Graph, StickId};
 use ncs2_device::Engine;
 
+use super::flags::{BenchArgs, Depth, PolicyArg};
 use super::levels::Setting;
 use super::machine::Counters;
 use super::measure::{Measured, Times, Watchers, measure};
 use super::network::{self, Network};
 use super::report::{Config, Context, Pinned, Report};
-use crate::cli::{BenchArgs, Depth, Global, OrderingArg, PolicyArg};
 use crate::failure::{Failure, Result};
 use crate::fallback::Cpu;
+use crate::flags::{Global, OrderingArg};
 use crate::interrupt::Interrupt;
 use crate::metrics::{self, Server};
 use crate::open::{Opened, Simulation, Sticks};

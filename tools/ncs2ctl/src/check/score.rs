@@ -1,6 +1,6 @@
 //! Figures of one output over all inferences.
 
-use crate::cli::Tolerance;
+use crate::flags::Tolerance;
 use crate::tensor::compare::compare;
 
 /// An inference whose best class is another one than the reference's.

@@ -9,8 +9,8 @@ use ncs2::stats::Latency;
 
 use super::Score;
 use super::cpu::Reference;
-use crate::cli::Tolerance;
 use crate::failure::{Failure, Result};
+use crate::flags::Tolerance;
 use crate::tensor::input::Element;
 use crate::tensor::layout;
 use crate::vendor_compiler::source::{Changes, Source};

@@ -15,9 +15,9 @@ use ncs2_device::Engine;
 use serde::{Deserialize, Serialize};
 
 use crate::answers::{Inference, Plan};
-use crate::cli::{Global, ImageArgs, OrderingArg, Tolerance};
 use crate::failure::{Failure, Outcome, Result, one_line};
 use crate::fallback::{Cpu, FallbackArgs};
+use crate::flags::{AnswerArgs, Global, ImageArgs, Tolerance};
 use crate::interrupt::Interrupt;
 use crate::open::{Opened, Sticks};
 use crate::output::Output;
@@ -37,7 +37,7 @@ Examples:
 A line: {\"input\": \"cat.npy\"}, {\"input\": {\"data\": \"a.npy\", \"state\": \"b.npy\"}} or {\"random\": 7};
 and if you like \"blob\": another network, \"id\": anything, which stands in the result. Lines that
 fail have an error in their result, the others go on; exit 1 when any failed. Results: in the order
-of the lines, as they come.")]
+of the lines, as they come. Outputs: DIR/N.TENSOR.npy, N being the line, counted from 1.")]
 pub struct BatchArgs {
     /// The lines; - for standard input
     #[arg(value_name = "FILE.jsonl", value_hint = ValueHint::FilePath)]
@@ -48,15 +48,9 @@ pub struct BatchArgs {
     /// Image preparation.
     #[command(flatten)]
     pub image: ImageArgs,
-    /// Write outputs as N.TENSOR.npy into this folder, N being the line, counted from 1
-    #[arg(long, short, value_name = "DIR", value_hint = ValueHint::DirPath)]
-    pub output: Option<PathBuf>,
-    /// Name the K largest values of every output
-    #[arg(long, value_name = "K", value_parser = clap::value_parser!(u32).range(1..))]
-    pub top: Option<u32>,
-    /// Order on the wire
-    #[arg(long, value_enum, default_value = "auto")]
-    pub ordering: OrderingArg,
+    /// What becomes of the answers.
+    #[command(flatten)]
+    pub answers: AnswerArgs,
     /// What stands in for sticks.
     #[command(flatten)]
     pub fallback: FallbackArgs,
@@ -139,14 +133,17 @@ pub fn batch(global: &Global, output: &Output, args: &BatchArgs) -> Result<Outco
     if let (Some(path), Some(blob)) = (&args.blob, &blob) {
         cpu.add(path, blob)?;
     }
-    if let Some(folder) = &args.output {
+    if let Some(folder) = &args.answers.output {
         fs::create_dir_all(folder).map_err(|e| Failure::file(folder, "write to", &e))?;
     }
     let interrupt = Interrupt::install()?;
     let sticks = Sticks::find(global, Engine::Execute)?;
     let spinner = output.spinner("opening");
-    let config =
-        FleetConfig { ordering: args.ordering.to_library(), fallback: cpu.fleet(), ..FleetConfig::default() };
+    let config = FleetConfig {
+        ordering: args.answers.ordering.to_library(),
+        fallback: cpu.fleet(),
+        ..FleetConfig::default()
+    };
     let opened = sticks.open(config)?;
     spinner.finish_and_clear();
     let room = opened.fleet.sticks().count() * LoadOptions::default().depth as usize;
@@ -296,9 +293,9 @@ impl Batch<'_> {
             let answer = ticket.wait()?;
             let plan = Plan {
                 graph: blob.graph(),
-                folder: self.args.output.as_deref(),
+                folder: self.args.answers.output.as_deref(),
                 numbered: true,
-                top: self.args.top,
+                top: self.args.answers.top,
                 labels: None,
                 references: Vec::new(),
                 tolerance: Tolerance::Absolute(0.0),

@@ -8,6 +8,7 @@ use serde::Serialize;
 
 use crate::bench::batches::{self, Batches};
 use crate::bench::compare::{self, Comparison};
+use crate::bench::flags::{Batch, BenchArgs, Depth};
 use crate::bench::levels::{self, Level, Setting};
 use crate::bench::measure::Times;
 use crate::bench::network::{self, Network, Source};
@@ -17,8 +18,8 @@ use crate::bench::soak::{self, Soak, Stretch};
 use crate::bench::sweep::{self, Point, Sweep};
 use crate::bench::targets::{self, Targets};
 use crate::bench::text;
-use crate::cli::{Batch, BenchArgs, Depth, Global, OrderingArg};
 use crate::failure::{Failure, Outcome, Result};
+use crate::flags::{Global, OrderingArg};
 use crate::interrupt::Interrupt;
 use crate::open::Simulation;
 use crate::output::{Output, wrap};

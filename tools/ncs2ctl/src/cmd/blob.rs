@@ -5,8 +5,8 @@ use std::path::Path;
 use ncs2::blob::{Blob, CMX_SLICE_BYTES, Graph, IoTensor, Macs, NceOp, PoolKind, Stage};
 use serde::Serialize;
 
-use crate::cli::Global;
 use crate::failure::{Outcome, Result};
+use crate::flags::Global;
 use crate::output::{Output, Style, bytes, grouped, three_digits};
 use crate::tensor::{layout, shape_text};
 

@@ -9,8 +9,8 @@ use ncs2::{ErrorKind, Port, StickId};
 use ncs2_device::{Engine, Identity, VirtualStick, face};
 use serde::Serialize;
 
-use crate::cli::{Global, Sim};
 use crate::failure::{Failure, Outcome, Result};
+use crate::flags::{Global, Sim};
 use crate::open::{Models, Sticks};
 use crate::output::{Output, Style, wrap};
 

@@ -11,8 +11,8 @@ use serde::Serialize;
 
 use crate::answers::{self, Reference};
 use crate::check::Score;
-use crate::cli::{Global, ImageArgs, OrderingArg, Tolerance};
 use crate::failure::{Failure, Outcome, Result};
+use crate::flags::{Global, ImageArgs, OrderingArg, Tolerance};
 use crate::in_turn::in_turn;
 use crate::interrupt::Interrupt;
 use crate::open::{Simulation, Sticks};

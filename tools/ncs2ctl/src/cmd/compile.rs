@@ -10,8 +10,8 @@ use ncs2::ErrorKind;
 use ncs2::blob::{Blob, Graph};
 use serde::Serialize;
 
-use crate::cli::Global;
 use crate::failure::{Failure, Outcome, Result};
+use crate::flags::Global;
 use crate::folders::Scratch;
 use crate::onnx::{count, edit};
 use crate::output::{Output, Style, bytes, grouped};

@@ -3,7 +3,6 @@
 use clap_complete::Shell;
 use serde::Serialize;
 
-use crate::cli;
 use crate::failure::{Outcome, Result};
 use crate::output::Output;
 
@@ -14,9 +13,9 @@ struct Body {
 }
 
 /// Prints the script.
-pub fn completions(output: &Output, shell: Shell) -> Result<Outcome> {
+pub fn completions(output: &Output, mut definition: clap::Command, shell: Shell) -> Result<Outcome> {
     let mut script = Vec::new();
-    clap_complete::generate(shell, &mut cli::definition(), "ncs2ctl", &mut script);
+    clap_complete::generate(shell, &mut definition, "ncs2ctl", &mut script);
     let script = String::from_utf8_lossy(&script).into_owned();
     if output.is_json() {
         output.document(&Body { shell: shell.to_string(), script })?;

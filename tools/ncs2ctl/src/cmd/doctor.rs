@@ -3,9 +3,9 @@
 use clap::Args;
 use serde::Serialize;
 
-use crate::cli::Global;
 use crate::doctor::{Check, Machine, Status, checks};
 use crate::failure::{Outcome, Result};
+use crate::flags::Global;
 use crate::output::{Output, Style, wrap};
 
 /// `doctor`

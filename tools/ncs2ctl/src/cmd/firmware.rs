@@ -11,8 +11,8 @@ use serde::Serialize;
 use zip::ZipArchive;
 
 use crate::aside;
-use crate::cli::Global;
 use crate::failure::{Failure, Outcome, Result};
+use crate::flags::Global;
 use crate::folders::{self, Scratch};
 use crate::output::Output;
 use crate::selftest::proven::{self, Proven};

@@ -7,8 +7,8 @@ use ncs2::wire::Capabilities;
 use ncs2_device::Engine;
 use serde::Serialize;
 
-use crate::cli::Global;
 use crate::failure::{Outcome, Result};
+use crate::flags::Global;
 use crate::open::Sticks;
 use crate::output::{Output, Style, bytes};
 

@@ -2,8 +2,8 @@
 
 use serde::Serialize;
 
-use crate::cli::Global;
 use crate::failure::{Outcome, Result};
+use crate::flags::Global;
 use crate::open::{self, Listed};
 use crate::output::{Output, Style};
 

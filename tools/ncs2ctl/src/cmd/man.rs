@@ -7,7 +7,6 @@ use std::path::Path;
 use clap_mangen::Man;
 use serde::Serialize;
 
-use crate::cli;
 use crate::failure::{Failure, Outcome, Result};
 use crate::output::Output;
 
@@ -18,10 +17,10 @@ struct Body {
     files: Vec<String>,
 }
 
-/// Prints the main page, or writes a page for every command into `folder`.
-pub fn man(output: &Output, folder: Option<&Path>) -> Result<Outcome> {
+/// Prints the main page of `definition`, or writes a page for every command into `folder`.
+pub fn man(output: &Output, definition: clap::Command, folder: Option<&Path>) -> Result<Outcome> {
     let Some(folder) = folder else {
-        let page = render(cli::definition())?;
+        let page = render(definition)?;
         if output.is_json() {
             output.document(&Body { page: Some(page), files: Vec::new() })?;
         } else {
@@ -31,7 +30,7 @@ pub fn man(output: &Output, folder: Option<&Path>) -> Result<Outcome> {
     };
     fs::create_dir_all(folder).map_err(|e| Failure::file(folder, "make", &e))?;
     let mut files = Vec::new();
-    let mut command = cli::definition();
+    let mut command = definition;
     command.build();
     write(command, "ncs2ctl", folder, &mut files)?;
     if output.is_json() {

@@ -14,8 +14,8 @@ use clap::{Args, ValueHint};
 use ncs2::ErrorKind;
 use serde_json::Value;
 
-use crate::cli::{EngineArg, Global, Sim, TimingArg, WireArg, positive_duration};
 use crate::failure::{Failure, Outcome, Result};
+use crate::flags::{EngineArg, Global, Sim, TimingArg, WireArg, positive_duration};
 use crate::folders::Scratch;
 use crate::onnx::{fold, quantized};
 use crate::output::Output;
@@ -285,7 +285,7 @@ fn cpu(args: &QuantizeArgs, inputs: &Inputs, blob: &Path) -> Result<Vec<CpuRow>>
     let blob = ncs2::blob::Blob::open(blob)?;
     let graph = blob.graph();
     let inputs = match inputs {
-        Inputs::Folder(folder) => super::check::dataset(graph, folder, &crate::cli::ImageArgs::default())?,
+        Inputs::Folder(folder) => super::check::dataset(graph, folder, &crate::flags::ImageArgs::default())?,
         Inputs::Random(count) => input::random(graph, 0, *count as usize),
     };
     let changes = Changes { mean: &args.mean, scale: &args.scale, ..Changes::default() };

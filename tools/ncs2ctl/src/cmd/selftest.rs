@@ -10,8 +10,8 @@ use ncs2::transport::usb::firmware::Firmware;
 use ncs2_device::Engine;
 
 use crate::aside;
-use crate::cli::Global;
 use crate::failure::{Failure, Outcome, Result};
+use crate::flags::Global;
 use crate::open::Sticks;
 use crate::output::Output;
 use crate::selftest::{Exam, Mode, Report, replay};

@@ -6,8 +6,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand, ValueHint};
 
-use crate::cli::Global;
 use crate::failure::{Outcome, Result};
+use crate::flags::Global;
 use crate::output::Output;
 
 /// `setup`

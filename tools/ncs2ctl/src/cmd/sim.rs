@@ -9,8 +9,8 @@ use ncs2_device::{Engine, Profile, Timing, calibrate};
 use serde::Serialize;
 
 use super::selftest;
-use crate::cli::{EngineArg, Global, TimingArg};
 use crate::failure::{Failure, Outcome, Result};
+use crate::flags::{EngineArg, Global, TimingArg};
 use crate::interrupt::Interrupt;
 use crate::open;
 use crate::output::{Output, Style, grouped};
@@ -117,7 +117,7 @@ pub struct ServeArgs {
     #[arg(long, value_name = "PROFILE", default_value = "ncs2")]
     profile: String,
     /// Seed of everything that is drawn by chance
-    #[arg(long, value_name = "N", default_value_t = 0, value_parser = crate::cli::seed)]
+    #[arg(long, value_name = "N", default_value_t = 0, value_parser = crate::flags::seed)]
     seed: u64,
 }
 

@@ -10,9 +10,10 @@ use ncs2::runtime::{FleetConfig, LoadOptions, SubmitOptions, Ticket};
 use ncs2_device::Engine;
 use serde::Serialize;
 
+use super::run::RunArgs;
 use crate::answers::{self, Inference, Plan};
-use crate::cli::{Global, RunArgs};
 use crate::failure::{Failure, Outcome, Result};
+use crate::flags::Global;
 use crate::interrupt::Interrupt;
 use crate::open::Sticks;
 use crate::output::Output;
@@ -47,7 +48,7 @@ pub fn stream(global: &Global, output: &Output, args: &RunArgs, blob: &Blob) -> 
         graph,
         folder: None,
         numbered: false,
-        top: args.top,
+        top: args.answers.top,
         labels: args.labels.as_deref().map(|path| answers::labels(path, graph)).transpose()?,
         references: Vec::new(),
         tolerance: args.tolerance,
@@ -57,8 +58,11 @@ pub fn stream(global: &Global, output: &Output, args: &RunArgs, blob: &Blob) -> 
     let interrupt = Interrupt::install()?;
     let sticks = Sticks::find(global, Engine::Execute)?;
     let spinner = output.spinner(&format!("loading {}", blob.name()));
-    let config =
-        FleetConfig { ordering: args.ordering.to_library(), fallback: cpu.fleet(), ..FleetConfig::default() };
+    let config = FleetConfig {
+        ordering: args.answers.ordering.to_library(),
+        fallback: cpu.fleet(),
+        ..FleetConfig::default()
+    };
     let opened = sticks.open(config)?;
     let loaded = opened.fleet.load(blob, LoadOptions::default())?;
     spinner.finish_and_clear();
@@ -125,10 +129,10 @@ fn refuse(output: &Output, args: &RunArgs) -> Result {
     if !args.check.is_empty() {
         return Err(with("--check"));
     }
-    if args.output.is_some() {
+    if args.answers.output.is_some() {
         return Err(with("--output"));
     }
-    if args.top.is_some() && !output.is_json() {
+    if args.answers.top.is_some() && !output.is_json() {
         return Err(Failure::usage(
             "--top: expected --json beside it, found none: a stream answers with tensors",
             "add --json",

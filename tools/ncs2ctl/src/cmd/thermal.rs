@@ -7,8 +7,8 @@ use clap::{Args, Subcommand};
 use ncs2_device::HeatLaw;
 use serde::Serialize;
 
-use crate::cli::{Global, positive_duration};
 use crate::failure::{Failure, Outcome, Result};
+use crate::flags::{Global, positive_duration};
 use crate::heat::{Forecast, forecast, law, sparkline};
 use crate::interrupt::Interrupt;
 use crate::output::{Output, Style, wrap};
@@ -36,7 +36,7 @@ pub struct ThermalArgs {
     #[command(subcommand)]
     pub command: Option<ThermalCommand>,
     /// Exit 1 when a stick is this warm or warmer, degrees Celsius
-    #[arg(long, global = true, value_name = "C", value_parser = crate::cli::positive)]
+    #[arg(long, global = true, value_name = "C", value_parser = crate::flags::positive)]
     pub alert: Option<f64>,
     /// Comma-separated values instead of text
     #[arg(long, global = true)]

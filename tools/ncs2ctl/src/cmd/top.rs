@@ -15,8 +15,8 @@ use ratatui::crossterm::event::{self, Event, KeyCode, KeyEvent, KeyEventKind, Ke
 use serde::Serialize;
 
 use crate::bench::load::{Load, Plan};
-use crate::cli::{Global, positive_duration};
 use crate::failure::{Failure, Outcome, Result};
+use crate::flags::{Global, positive_duration};
 use crate::interrupt::Interrupt;
 use crate::open::Opened;
 use crate::output::Output;

@@ -9,7 +9,7 @@ use ncs2::transport::{Reactor, ReactorKind};
 use ncs2_device::Engine;
 
 use super::{Check, Machine};
-use crate::cli::Global;
+use crate::flags::Global;
 use crate::open::Sticks;
 
 /// First kernel whose io_uring has the multishot poll that the reactor uses.

@@ -11,7 +11,7 @@ use ncs2::transport::usb::firmware::Firmware;
 use serde::{Deserialize, Serialize};
 
 use super::report::{HeatPoint, Report};
-use crate::cli::{Global, OrderingArg};
+use crate::flags::{Global, OrderingArg};
 use crate::folders;
 
 /// Evidence of the reports in `tests/golden/field/`; a test keeps it in step.

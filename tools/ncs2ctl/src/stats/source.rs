@@ -10,8 +10,8 @@ use ncs2::transport::usb::discover::{self, FoundState};
 use ncs2_device::Engine;
 
 use super::Snapshot;
-use crate::cli::Global;
 use crate::failure::{Failure, Result};
+use crate::flags::Global;
 use crate::open::{Opened, Sticks};
 use crate::output::Output;
 

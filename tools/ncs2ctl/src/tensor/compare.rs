@@ -1,6 +1,6 @@
 //! Is an answer near enough to a reference?
 
-use crate::cli::Tolerance;
+use crate::flags::Tolerance;
 
 /// Result of a comparison.
 #[derive(Clone, Copy, PartialEq, Debug)]

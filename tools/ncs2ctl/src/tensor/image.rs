@@ -8,8 +8,8 @@ use ncs2::ErrorKind;
 use ncs2::blob::{DataType, IoTensor};
 
 use super::{Array, Values, layout, shape_text};
-use crate::cli::{Crop, ImageArgs};
 use crate::failure::{Failure, Result};
+use crate::flags::{Crop, ImageArgs};
 
 /// Pixels of a picture that was resized before it is cut.
 const LARGEST_PIXELS: u64 = 1 << 28;

@@ -6,8 +6,8 @@ use ncs2::ErrorKind;
 use ncs2::blob::{DataType, Graph, IoTensor};
 
 use super::{Array, Values, image, layout, npy, shape_text};
-use crate::cli::ImageArgs;
 use crate::failure::{Failure, Result};
+use crate::flags::ImageArgs;
 
 /// What inputs are read from.
 const EXTENSIONS: [&str; 6] = ["npy", "bin", "raw", "png", "jpg", "jpeg"];

@@ -9,8 +9,8 @@ use clap::{Args, ValueHint};
 use ncs2::sched::Policy;
 use ncs2::topology::PinPolicy;
 
-use super::{ImageArgs, OrderingArg, duration, positive, positive_duration, seed};
 use crate::fallback::FallbackArgs;
+use crate::flags::{ImageArgs, OrderingArg, duration, positive, positive_duration, seed};
 
 /// `bench`
 #[derive(Args, Debug)]
@@ -288,6 +288,16 @@ mod tests {
             "",
         ] {
             assert!(bad.parse::<PolicyArg>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn depths_are_read_or_refused() {
+        assert_eq!("auto".parse(), Ok(Depth::Auto));
+        assert_eq!("16".parse(), Ok(Depth::Fixed(16)));
+        assert_eq!("1..8".parse(), Ok(Depth::Range(1, 8)));
+        for bad in ["0", "17", "8..1", "a", "1..", ""] {
+            assert!(bad.parse::<Depth>().is_err(), "{bad}");
         }
     }
 
