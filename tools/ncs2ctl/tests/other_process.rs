@@ -180,6 +180,48 @@ fn sticks_of_a_server_work_in_every_command() {
 }
 
 #[test]
+fn a_reset_of_a_served_stick_ends_when_its_boot_rom_is_there() {
+    let folder = tempfile::tempdir().expect("temporary folder");
+    let socket = folder.path().join("sticks.sock");
+    // With the timing of the model a stick is away from the bus for a while.
+    let args = ["-vv", "sim", "serve", "--socket", text(&socket), "--sticks", "2"];
+    let _server = tool::start(&args, &[], "serving");
+    let sim = format!("unix:{}", socket.display());
+    let states = |what: &str| -> Vec<(String, u64)> {
+        let (code, d) = json(&["sim", "status", text(&socket)], "sim");
+        assert_eq!(code, 0, "{what}");
+        let sticks = d["sticks"].as_array().expect("list").iter();
+        sticks
+            .map(|s| (s["state"].as_str().unwrap_or("").to_owned(), s["resets"].as_u64().unwrap_or(0)))
+            .collect()
+    };
+    for flags in [&["reset"][..], &["reset", "--power"]] {
+        let (code, d) = json(&[&["--sim", &sim], flags].concat(), "reset");
+        assert_eq!((code, &d["devices"][1]["state"]), (0, &"unbooted".into()), "{d}");
+        let seen = states("behind it");
+        assert!(
+            seen.iter().all(|(state, resets)| state == "unbooted" && *resets == 1),
+            "{flags:?}: {seen:?}"
+        );
+    }
+
+    // One that a process holds is left alone, and `list` says so.
+    let blob = model("tiny_u8_s1.blob");
+    let args = ["-vv", "--sim", &sim, "--device", "sim1", "bench", text(&blob), "--duration", "10m"];
+    let _bench = tool::start(&args, &[], "measuring");
+    let (_, d) = json(&["--sim", &sim, "list"], "list");
+    let listed: Vec<&Value> = d["devices"].as_array().expect("list").iter().map(|s| &s["state"]).collect();
+    assert_eq!(listed, ["unbooted", "busy"]);
+    let (code, d) = json(&["--sim", &sim, "reset"], "reset");
+    assert_eq!((code, &d["devices"][0]["state"]), (1, &"unbooted".into()), "{d}");
+    assert_eq!(d["devices"][1]["error"]["kind"], "InUse", "{d}");
+    assert_eq!(json(&["--sim", &sim, "--device", "sim1", "reset"], "reset").0, 2);
+    assert_eq!(json(&["sim", "status", text(&socket), "--detach", "sim0"], "sim").0, 0);
+    let (_, d) = json(&["--sim", &sim, "list"], "list");
+    assert_eq!(d["devices"].as_array().map(Vec::len), Some(1), "what is in no port is in no list: {d}");
+}
+
+#[test]
 fn boot_of_virtual_sticks_ends_in_devices_or_a_reason() {
     let (code, d) = json(&["--sim", "3", "boot"], "boot");
     assert_eq!((code, &d["profile"]), (0, &"ncs2".into()));

@@ -1,5 +1,7 @@
 //! The screen as text, for a reviewer to read.
 
+use std::collections::BTreeSet;
+
 use ratatui::Terminal;
 use ratatui::backend::TestBackend;
 use serde_json::json;
@@ -63,6 +65,27 @@ fn every_size_can_be_drawn() {
     }
     // The rows that do not fit can be scrolled to.
     assert!(shown(&view, 120, 12, true).contains("1-1"));
+}
+
+/// Every word at any width is one of those that a wide screen shows.
+#[test]
+fn narrow_screens_break_no_word() {
+    let view = view();
+    let words = |text: &str| -> BTreeSet<String> {
+        let words = text.split(|c: char| c.is_whitespace() || c == '"');
+        words.filter(|word| word.contains(char::is_alphanumeric)).map(str::to_owned).collect()
+    };
+    let whole = words(&shown(&view, 120, 30, true));
+    for width in [30, 40, 60, 80, 100] {
+        let text = shown(&view, width, 30, true);
+        let broken: Vec<String> = words(&text).into_iter().filter(|word| !whole.contains(&**word)).collect();
+        // Without its range a plot's title ends here.
+        let broken: Vec<&String> =
+            broken.iter().filter(|word| !whole.contains(&format!("{word},"))).collect();
+        assert!(broken.is_empty(), "{width}: {broken:?} in\n{text}");
+        assert!(["1-3", "state", "q quit"].iter().all(|word| text.contains(word)), "{width}:\n{text}");
+    }
+    insta::assert_snapshot!("narrow", shown(&view, 80, 24, true));
 }
 
 #[test]
