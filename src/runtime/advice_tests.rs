@@ -44,6 +44,7 @@ fn sched() -> StickSchedStats {
 
 /// A stick that nothing is wrong with.
 fn stick() -> StickStats {
+        paced: None,
     StickStats {
         id: StickId::sim(0),
         simulated: Some("ncs2".into()),

@@ -9,6 +9,7 @@ mod hub;
 mod lock;
 mod owner;
 pub mod port;
+mod printable;
 pub mod reset;
 pub mod sys;
 mod uevent;
