@@ -44,10 +44,10 @@ fn sched() -> StickSchedStats {
 
 /// A stick that nothing is wrong with.
 fn stick() -> StickStats {
-        paced: None,
     StickStats {
         id: StickId::sim(0),
         simulated: Some("ncs2".into()),
+        paced: Some(true),
         state: StickState::Ready,
         failure: None,
         capabilities: None,

@@ -54,7 +54,12 @@ fn thermal_and_top_read_what_the_process_that_holds_the_sticks_tells() {
     assert_eq!(top[0]["fleets"][0]["process"], pid);
     assert_eq!(top[0]["fleets"][0]["models"], serde_json::json!(["squeezenet1_1_u8_s1"]));
     assert!(top[0]["totals"]["fps"].as_f64().is_some_and(|fps| fps > 0.0), "{}", top[0]);
-    assert_eq!(top[0]["totals"]["tops"], Value::Null, "nobody knows whether it kept pace");
+    // A busy computer may not keep the model's pace; what is printed is the model's, or the reason why not.
+    let (tops, why) = (&top[0]["totals"]["tops"], &top[0]["totals"]["tops_reason"]);
+    match tops.as_f64() {
+        Some(tops) => assert!((0.01..1.0).contains(&tops) && why.is_null(), "{}", top[0]),
+        None => assert!(why.as_str().is_some_and(|why| why.contains("did not keep the pace")), "{}", top[0]),
+    }
 
     let (code, one) = beside(folder.path(), &["--device", "sim1", "thermal"], "thermal");
     assert_eq!((code, one[0]["devices"].as_array().map(Vec::len)), (0, Some(1)));

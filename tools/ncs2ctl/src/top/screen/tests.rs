@@ -57,6 +57,29 @@ fn the_whole_view() {
 }
 
 #[test]
+fn tops_of_virtual_sticks_are_those_of_a_model_that_kept_its_pace() {
+    let tops = |paced: &[Option<bool>]| {
+        let mut view = View::new(false, Sort::Id);
+        for second in 1..=2 {
+            let mut now = snapshot(second);
+            now.simulated = true;
+            for (stick, paced) in now.sticks.iter_mut().zip(paced) {
+                (stick.simulated, stick.paced) = (true, *paced);
+            }
+            view.handle_look(vec![now]);
+        }
+        (view.totals.tops, view.totals.tops_reason.unwrap_or_default())
+    };
+    let (yes, no) = (Some(true), Some(false));
+    let (found, why) = tops(&[yes, yes, yes]);
+    assert!(found.is_some_and(|tops| (0.1..1.0).contains(&tops)) && why.is_empty(), "{found:?} {why}");
+    for (paced, word) in [([yes, no, yes], "did not keep"), ([yes, yes, None], "does not tell")] {
+        let (found, why) = tops(&paced);
+        assert!(found.is_none() && why.contains(word), "{found:?} {why}");
+    }
+}
+
+#[test]
 fn every_size_can_be_drawn() {
     let view = view();
     for (width, height) in [(1, 1), (20, 3), (40, 8), (80, 10), (80, 24), (300, 100)] {
