@@ -87,9 +87,11 @@ impl Client {
             }
             "together" => self.together(step),
             "spin" => {
-                let (seconds, before) = (step["seconds"].as_f64().unwrap_or(1.0), cpu_seconds());
+                let (seconds, before, start) =
+                    (step["seconds"].as_f64().unwrap_or(1.0), cpu_seconds(), Instant::now());
                 std::thread::sleep(Duration::from_secs_f64(seconds));
-                Ok(json!({ "cpu_share": (cpu_seconds() - before) / seconds }))
+                // A machine that is late sleeps longer.
+                Ok(json!({ "cpu_share": (cpu_seconds() - before) / start.elapsed().as_secs_f64() }))
             }
             other => Err(format!("no step {other}")),
         };
