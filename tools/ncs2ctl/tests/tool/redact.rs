@@ -41,7 +41,9 @@ fn redact(line: &str) -> String {
 /// Digits and what belongs to them as `#`. Names such as `sim0`, `p99`, `u8`, `f16` stay.
 fn hide(word: &str) -> String {
     let starts = word.trim_start_matches(['(', '+', '-']);
-    if !starts.starts_with(|c: char| c.is_ascii_digit()) || word.contains("x") && word.len() > 5 {
+    // A shape is no figure; `12.87x` is one.
+    let shape = word.trim_end_matches('x').contains('x') && word.len() > 5;
+    if shape || !starts.starts_with(|c: char| c.is_ascii_digit()) {
         return word.to_owned();
     }
     let mut out = String::new();
