@@ -189,7 +189,7 @@ pub enum TimingArg {
     Model,
     /// As fast as this machine goes
     Zero,
-    /// No pace, but what stands for a flag without a value: see [`RunArgs::layers`].
+    /// No pace, but what stands for a flag without a value: see `run --layers`.
     #[value(hide = true)]
     Layers,
 }
