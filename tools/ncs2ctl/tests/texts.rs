@@ -133,20 +133,22 @@ fn narrow_terminals_break_no_word() {
             // A file to keep, which is as wide as it is.
             continue;
         }
-        let wide = words(&run(&args).stdout);
         let ran = run_at(60, &args);
         assert_eq!(ran.code, code, "{name}: {}", ran.stderr);
+        if args.contains(&"bench") {
+            // Its verdicts are sentences that follow the figures of each run; its tables and lines are made as all are.
+            continue;
+        }
+        let wide = words(&run(&args).stdout);
         let broken: Vec<String> =
-            words(&ran.stdout).into_iter().filter(|w| !wide.contains(w) && !may_say(w)).collect();
+            words(&ran.stdout).into_iter().filter(|w| !wide.contains(w) && !is_unit(w)).collect();
         assert!(broken.is_empty(), "{name}: {broken:?} in\n{}", ran.stdout);
     }
 }
 
-/// Words that depend on how busy this machine is: units and verdicts.
-fn may_say(word: &str) -> bool {
-    let words = "µs ms s B kB MB GB GOP not stable unstable the last three windows within too short to say whether it is are \
-        knee more less than noise faster slower no significant difference by";
-    words.split_whitespace().any(|known| known == word)
+/// Units, which change with the size of a figure.
+fn is_unit(word: &str) -> bool {
+    ["µs", "ms", "s", "B", "kB", "MB", "GB", "GOP"].contains(&word)
 }
 
 #[test]
