@@ -376,4 +376,17 @@ fn openvino_stands_in_for_sticks_that_are_gone() {
     let d = setup.json(0, &args);
     assert_eq!((&d["fallback"], &d["device"]), (&true.into(), &"cpu-openvino".into()));
     assert_eq!(d["checks"][0]["pass"], true, "{d}");
+    // Its INT8 form stands in as well: the same best class, not quite the same number.
+    let int8 = committed("tiny_qdq.onnx");
+    let best = |model: &Path| {
+        let start = ["--sim", "1", "--timing", "zero", "--fault", &plan, "run", &blob, "--random", "1"];
+        let rest = ["--top", "1", "--fallback", "openvino", "--fallback-model", text(model)];
+        let d = setup.json(0, &[&start[..], &rest].concat());
+        assert_eq!((&d["fallback"], &d["device"]), (&true.into(), &"cpu-openvino".into()));
+        let top = &d["outputs"][0]["top"][0];
+        (top["index"].clone(), top["value"].as_f64().expect("a number"))
+    };
+    let ((class, value), (same, near)) = (best(&tiny), best(&int8));
+    assert_eq!(class, same);
+    assert!(value != near && (value - near).abs() < 0.01, "{value} and {near}");
 }
