@@ -15,14 +15,14 @@ use crossbeam_channel::{Receiver, Sender, unbounded};
 use ncs2::StickId;
 use ncs2::clock::{Clock, Instant, Monotonic};
 use ncs2::error::{Error, ErrorKind, Result};
-use ncs2::transport::{Connection, FaultInjector, Port, pipe};
+use ncs2::transport::{Connection, FaultInjector, Pace, Port, pipe};
 use ncs2::wire::WireVersion;
 use parking_lot::{Condvar, Mutex};
 
 use crate::bay::{self, Bay, ServerThread};
 use crate::{
-    Config, FaultPlan, Faults, Identity, PreparedCache, Profile, RackOptions, VirtualStats, VirtualStick,
-    Work,
+    Config, FaultPlan, Faults, Identity, PreparedCache, Profile, RackOptions, Timing, VirtualStats,
+    VirtualStick, Work,
 };
 
 /// Threads that prepare and execute graphs. One stage of the execute engine uses all cores already; the second lets a
@@ -55,6 +55,10 @@ struct Slot {
 impl Shared {
     fn wake(&self) {
         bay::wake(&self.server);
+    }
+
+    fn keeps_pace(&self, n: usize) -> bool {
+        self.config.timing == Timing::Model && self.bays[n].bay.lock().stick.stats().paced
     }
 }
 
@@ -113,9 +117,12 @@ impl Rack {
     pub fn ports(&self) -> Vec<Port> {
         (0..self.shared.bays.len())
             .map(|n| {
-                let shared = Arc::clone(&self.shared);
+                let (shared, watched) = (Arc::clone(&self.shared), Arc::downgrade(&self.shared));
+                // A rack that is gone keeps no pace, and a fleet must not keep it.
+                let is_kept = move || watched.upgrade().is_some_and(|shared| shared.keeps_pace(n));
                 Port::new(StickId::sim(n), move |timeout| connect(&shared, n, timeout))
                     .simulated(self.shared.config.profile.name.clone())
+                    .paced_by(Pace::new(is_kept))
             })
             .collect()
     }

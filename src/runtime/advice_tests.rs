@@ -47,6 +47,7 @@ fn stick() -> StickStats {
     StickStats {
         id: StickId::sim(0),
         simulated: Some("ncs2".into()),
+        paced: Some(true),
         state: StickState::Ready,
         failure: None,
         capabilities: None,

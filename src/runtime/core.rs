@@ -27,7 +27,7 @@ use crate::pipeline::{GraphId, Load};
 use crate::pool::Pool;
 use crate::sched::{Event, GraphNo, Scheduler, StickNo};
 use crate::stats::{Latency, StageTimes};
-use crate::transport::{GiveUp, MemoryKind, MemoryReport};
+use crate::transport::{GiveUp, MemoryKind, MemoryReport, Pace};
 use crate::wire::{Capabilities, TimingData};
 
 pub(super) struct Shared {
@@ -62,6 +62,7 @@ pub(super) struct Shared {
 pub(super) struct StickShared {
     pub(super) id: StickId,
     pub(super) simulated: Option<String>,
+    pub(super) pace: Option<Pace>,
     pub(super) inbox: Arc<Inbox>,
     /// Ends its thread's wait for the stick to appear.
     pub(super) give_up: GiveUp,

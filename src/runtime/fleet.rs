@@ -94,7 +94,7 @@ impl FleetBuilder {
         let mut sticks = Vec::new();
         for (index, port) in ports.into_iter().enumerate() {
             let (id, give_up) = (port.id().clone(), port.give_up());
-            let simulated = port.profile().map(str::to_owned);
+            let (simulated, pace) = (port.profile().map(str::to_owned), port.pace().cloned());
             // A reactor lives on its thread; its waker is needed here. A thread whose start never comes ends.
             let (waker_to, waker_from) = bounded(1);
             let (start_to, start_from) = bounded::<Arc<Shared>>(1);
@@ -123,6 +123,7 @@ impl FleetBuilder {
             sticks.push(StickShared {
                 id,
                 simulated,
+                pace,
                 inbox,
                 give_up,
                 pool,

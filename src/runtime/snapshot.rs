@@ -10,7 +10,7 @@ use crate::pool::PoolStats;
 use crate::sched::throttle::Law;
 use crate::sched::{Policy, StickSchedStats};
 use crate::stats::{Latency, StageTimes};
-use crate::transport::{MemoryKind, MemoryReport};
+use crate::transport::{MemoryKind, MemoryReport, Pace};
 use crate::wire::Capabilities;
 
 /// State of one stick of the fleet.
@@ -33,6 +33,9 @@ pub struct StickStats {
     pub id: StickId,
     /// Profile name when it is a virtual stick.
     pub simulated: Option<String>,
+    /// False when the virtual stick takes no time, or this computer was slower than its model: figures are then this computer's.
+    /// `None` for a real stick, and where nobody knows.
+    pub paced: Option<bool>,
     /// State.
     pub state: StickState,
     /// Why it is lost, in words.
@@ -124,6 +127,7 @@ pub(super) fn snapshot(shared: &Shared) -> FleetStats {
         sticks.push(StickStats {
             id: stick.id.clone(),
             simulated: stick.simulated.clone(),
+            paced: stick.pace.as_ref().map(Pace::is_kept),
             state: entry.state,
             failure: entry.cause.as_ref().map(|c| c.detail.clone()),
             capabilities: entry.capabilities,

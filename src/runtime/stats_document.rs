@@ -81,6 +81,7 @@ fn stick(stick: &StickStats) -> Value {
         "id": stick.id.as_str(),
         "simulated": stick.simulated.is_some(),
         "profile": stick.simulated,
+        "paced": stick.paced,
         "state": stick.state.as_str(),
         "failure": stick.failure,
         "usb_speed_mbps": Some(stick.speed_mbps).filter(|&s| s > 0),

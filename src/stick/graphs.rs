@@ -54,12 +54,19 @@ pub(super) struct GraphSlot {
     pub(super) jobs: Jobs,
 }
 
+const NOT_READY: StickError = StickError::Invalid("no such graph is ready on the stick");
+
 impl GraphSlot {
     pub(super) fn fifo(&mut self, fifo: Fifo) -> &mut FifoSlot {
         match fifo {
             Fifo::Input => &mut self.input,
             Fifo::Output => &mut self.output,
         }
+    }
+
+    /// True when it is this one and takes jobs.
+    fn is_ready(&self, key: GraphKey) -> bool {
+        self.request.key == key && self.phase == GraphPhase::Ready
     }
 
     /// True when nothing of it is on the stick, or not any more.
@@ -184,10 +191,11 @@ impl Stick {
     }
 
     pub(super) fn ready_slot(&self, key: GraphKey) -> Result<&GraphSlot, StickError> {
-        self.graphs
-            .iter()
-            .find(|s| s.request.key == key && s.phase == GraphPhase::Ready)
-            .ok_or(StickError::Invalid("no such graph is ready on the stick"))
+        self.graphs.iter().find(|s| s.is_ready(key)).ok_or(NOT_READY)
+    }
+
+    pub(super) fn ready_slot_mut(&mut self, key: GraphKey) -> Result<&mut GraphSlot, StickError> {
+        self.graphs.iter_mut().find(|s| s.is_ready(key)).ok_or(NOT_READY)
     }
 
     pub(super) fn graph_key(&self, graph: u32) -> Option<GraphKey> {

@@ -4,7 +4,6 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use super::commands::GraphReply;
-use super::graphs::GraphPhase;
 use super::tag::{Purpose, Tag};
 use super::{
     GraphKey, IncomingOutput, JobToken, Ordering, Phase, SendPayload, Stick, StickError, StickEvent,
@@ -107,11 +106,7 @@ impl Stick {
         if self.graphs.iter().any(|s| s.jobs.queue.iter().any(|j| j.token == job)) {
             return Err(StickError::Invalid("a job with this token is in flight"));
         }
-        let slot = self
-            .graphs
-            .iter_mut()
-            .find(|s| s.request.key == key && s.phase == GraphPhase::Ready)
-            .ok_or(StickError::Invalid("no such graph is ready on the stick"))?;
+        let slot = self.ready_slot_mut(key)?;
         if slot.jobs.queue.len() >= slot.request.fifo_elements as usize {
             return Err(StickError::Full);
         }

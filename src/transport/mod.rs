@@ -33,7 +33,7 @@ pub use device_end::{DeviceEnd, InWriter};
 pub use fault::{Fault, FaultInjector, FaultRule, Fired, When};
 pub use memory::{LARGEST_MAPPING, MappedMemory, MemoryReport};
 pub use pipe::{PipeDevice, PipeHost, pipe, simulated_pipe};
-pub use port::{Connection, GiveUp, Port};
+pub use port::{Connection, GiveUp, Pace, Port};
 pub use reactor::{Detected, Interest, Reactor, ReactorKind, Token, Waker};
 pub use socket::SocketTransport;
 pub use socket_device::SocketDevice;

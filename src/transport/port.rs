@@ -35,11 +35,34 @@ impl GiveUp {
 
 type Connect = Box<dyn FnMut(Duration) -> Result<Connection> + Send>;
 
+/// Whether a virtual stick has kept the pace of its model, so that its figures are those of the model and not of this computer.
+#[derive(Clone)]
+pub struct Pace(Arc<dyn Fn() -> bool + Send + Sync>);
+
+impl Pace {
+    /// `is_kept` is asked now and then, from any thread, and should not wait.
+    pub fn new(is_kept: impl Fn() -> bool + Send + Sync + 'static) -> Self {
+        Pace(Arc::new(is_kept))
+    }
+
+    /// Until now.
+    pub fn is_kept(&self) -> bool {
+        (self.0)()
+    }
+}
+
+impl std::fmt::Debug for Pace {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Pace").field(&self.is_kept()).finish()
+    }
+}
+
 /// Where a stick is plugged in, and how to get a connection to it: for a real one boot and open, for a virtual one
 /// the same against a model.
 pub struct Port {
     id: StickId,
     simulated: Option<String>,
+    pace: Option<Pace>,
     connect: Connect,
     give_up: GiveUp,
 }
@@ -47,7 +70,7 @@ pub struct Port {
 impl Port {
     /// A port; `connect` is given the time it may take and is called again after the stick was lost.
     pub fn new(id: StickId, connect: impl FnMut(Duration) -> Result<Connection> + Send + 'static) -> Self {
-        Port { id, simulated: None, connect: Box::new(connect), give_up: GiveUp::default() }
+        Port { id, simulated: None, pace: None, connect: Box::new(connect), give_up: GiveUp::default() }
     }
 
     /// What [`Port::give_up`] gives is this, which `connect` looks at while it waits.
@@ -72,6 +95,26 @@ impl Port {
     /// Profile name of the virtual stick; `None` for a real one.
     pub fn profile(&self) -> Option<&str> {
         self.simulated.as_deref()
+    }
+
+    /// Who knows whether the virtual stick keeps its model's pace.
+    #[must_use]
+    pub fn paced_by(mut self, pace: Pace) -> Self {
+        self.pace = Some(pace);
+        self
+    }
+
+    /// Of the virtual stick; `None` where nobody knows, and for a real one.
+    pub fn pace(&self) -> Option<&Pace> {
+        self.pace.as_ref()
+    }
+
+    /// The same port; each connection that it makes goes through `around`.
+    #[must_use]
+    pub fn through(self, mut around: impl FnMut(Connection) -> Connection + Send + 'static) -> Self {
+        let Port { id, simulated, pace, mut connect, give_up } = self;
+        let connect = Box::new(move |timeout| connect(timeout).map(&mut around));
+        Port { id, simulated, pace, connect, give_up }
     }
 
     /// Boots where needed and opens. Takes at most `timeout`.

@@ -21,8 +21,8 @@ pub use super::gate::BOOTS_PER_HUB;
 use super::gate::HubGate;
 use super::lock::PortLock;
 use super::reset;
-use super::uevent::Bell;
 use super::usbfs::UsbfsPort;
+use super::wait::Wait;
 use crate::clock::{Clock, Instant, Monotonic};
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::StickId;
@@ -113,7 +113,7 @@ fn connect_to(
             ))
             .caused_by(e)
     })?;
-    let wait = Wait { id, bell: Bell::new(), clock: &clock, give_up };
+    let wait = Wait::new(id, OP, &clock, give_up);
     let mut last = None;
     for attempt in 1..=ATTEMPTS {
         let found = wait.until(deadline, "the stick is not on the bus", |_| true)?;
@@ -130,7 +130,9 @@ fn connect_to(
             }
             FoundState::Unbooted => {}
         }
-        let outcome = boot_once(&wait, &image, deadline).and_then(|booted| open(id, &booted));
+        // Each try has its share of what is left: one that took the firmware and stays away must not take the others' time.
+        let share = deadline.saturating_since(clock.now()) / (ATTEMPTS + 1 - attempt);
+        let outcome = boot_once(&wait, &image, deadline, share).and_then(|booted| open(id, &booted));
         match outcome {
             Ok(transport) => return Ok(Connection { transport: Box::new(transport), version }),
             Err(error) if error.kind() == ErrorKind::Permission || error.kind() == ErrorKind::InUse => {
@@ -142,7 +144,7 @@ fn connect_to(
                     return Err(error);
                 }
                 if let Some(found) = discover::find(id)
-                    && let Err(error) = reset::usb_reset(id, &found, RESET_PATIENCE)
+                    && let Err(error) = reset::usb_reset(&wait, &found, RESET_PATIENCE)
                 {
                     tracing::warn!(stick = %id, attempt, %error, "reset between two tries failed");
                 }
@@ -153,8 +155,8 @@ fn connect_to(
     Err(last.unwrap_or_else(|| Error::new(ErrorKind::Timeout, OP).on(id)))
 }
 
-/// One pass: image out, new identity in.
-fn boot_once(wait: &Wait<'_>, image: &[u8], deadline: Instant) -> Result<Found> {
+/// One pass: image out, new identity in within `patience` of it.
+fn boot_once(wait: &Wait<'_>, image: &[u8], deadline: Instant, patience: Duration) -> Result<Found> {
     let found =
         wait.until(deadline, "the unbooted stick did not appear", |f| f.state == FoundState::Unbooted)?;
     let left = deadline.saturating_since(wait.clock.now());
@@ -165,7 +167,7 @@ fn boot_once(wait: &Wait<'_>, image: &[u8], deadline: Instant) -> Result<Found> 
     })?;
     send_image(wait.id, &found, image)?;
     wait.to_the_end(
-        deadline,
+        deadline.min(wait.clock.now() + patience),
         "the stick took the firmware but did not come back booted on its port: try another port or a powered hub, \
          a cable under 2 m",
         |f| matches!(f.state, FoundState::Booted | FoundState::Busy),
@@ -328,12 +330,19 @@ fn reclaim(wait: &Wait<'_>, reset_foreign: bool, ours: bool, deadline: Instant) 
     }
     // The time to come back serves the watchdog of one of ours too.
     let Some(found) = discover::find(id) else { return Ok(()) };
-    match reset::usb_reset(id, &found, half()) {
+    match reset::usb_reset(wait, &found, half()) {
         Ok(_) => return Ok(()),
-        Err(error) if matches!(error.kind(), ErrorKind::InUse | ErrorKind::Permission) => return Err(error),
+        Err(error)
+            if matches!(error.kind(), ErrorKind::InUse | ErrorKind::Permission | ErrorKind::Cancelled) =>
+        {
+            return Err(error);
+        }
         Err(error) => tracing::warn!(stick = %id, %error, "USB reset of a booted stick"),
     }
-    reset::cut_power(id, half()).map(drop).map_err(|error| {
+    reset::cut_power(wait, half()).map(drop).map_err(|error| {
+        if error.kind() == ErrorKind::Cancelled {
+            return error;
+        }
         replug(" and neither its watchdog, a USB reset nor its port's power brought its boot ROM back")
             .caused_by(error)
     })
@@ -362,51 +371,6 @@ fn open(id: &StickId, found: &Found) -> Result<BulkTransport<UsbfsPort>> {
     Ok(BulkTransport::new(port, info).with_memory(memory))
 }
 
-/// Waits for things to happen on one port.
-struct Wait<'a> {
-    id: &'a StickId,
-    bell: Bell,
-    clock: &'a Monotonic,
-    give_up: &'a GiveUp,
-}
-
-impl Wait<'_> {
-    /// The stick, once it is as wanted; at `deadline` an error that says what is missing.
-    /// Sooner when nobody wants the stick any more.
-    fn until(&self, deadline: Instant, missing: &str, wanted: impl Fn(&Found) -> bool) -> Result<Found> {
-        self.look(deadline, missing, wanted, || self.give_up.is_asked())
-    }
-
-    /// As `until`, whoever has lost interest: a stick that has its firmware is not left to itself.
-    fn to_the_end(&self, deadline: Instant, missing: &str, wanted: impl Fn(&Found) -> bool) -> Result<Found> {
-        self.look(deadline, missing, wanted, || false)
-    }
-
-    fn look(
-        &self,
-        deadline: Instant,
-        missing: &str,
-        wanted: impl Fn(&Found) -> bool,
-        is_over: impl Fn() -> bool,
-    ) -> Result<Found> {
-        let names = discover::names(self.id);
-        loop {
-            if is_over() {
-                let detail = "nobody waits for it any more";
-                return Err(Error::new(ErrorKind::Cancelled, OP).on(self.id).detail(detail));
-            }
-            if let Some(found) = discover::find(self.id).filter(&wanted) {
-                return Ok(found);
-            }
-            let left = deadline.saturating_since(self.clock.now());
-            if left.is_zero() {
-                return Err(Error::new(ErrorKind::Timeout, OP).on(self.id).detail(missing));
-            }
-            self.bell.wait_about(&names, left);
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -433,26 +397,5 @@ mod tests {
             Ok(chunk.len() - 1),
             "a short write ends it"
         );
-    }
-
-    #[test]
-    fn stick_that_is_not_there_fails_by_the_deadline_and_says_so() {
-        let clock = Monotonic::new();
-        let id = StickId::new("250-250");
-        let give_up = GiveUp::default();
-        let wait = Wait { id: &id, bell: Bell::new(), clock: &clock, give_up: &give_up };
-        let error = wait.until(clock.now(), "the stick is not on the bus", |_| true).expect_err("no stick");
-        assert_eq!(error.kind(), ErrorKind::Timeout);
-        assert_eq!(error.to_string(), "250-250: boot: the stick is not on the bus");
-
-        // Whoever gives up on another thread does not wait for the deadline, but a stick that has its firmware is waited for.
-        let far = clock.now() + Duration::from_secs(600);
-        let error = std::thread::scope(|scope| {
-            scope.spawn(|| give_up.now());
-            wait.until(far, "the stick is not on the bus", |_| true).expect_err("no stick")
-        });
-        assert_eq!(error.kind(), ErrorKind::Cancelled);
-        let error = wait.to_the_end(clock.now(), "it did not come back", |_| true).expect_err("no stick");
-        assert_eq!(error.kind(), ErrorKind::Timeout);
     }
 }

@@ -3,6 +3,8 @@
 use std::fs;
 use std::path::Path;
 
+use super::printable::printable;
+
 /// `process 123 (name)`: the first process that has the device file open. Without root only the user's own processes can be
 /// seen, so `None` does not mean that there is none. `own` descriptors of this process do not count: the caller's.
 pub(super) fn of_node(node: &Path, own: usize) -> Option<String> {
@@ -23,7 +25,7 @@ fn of_node_under(proc: &Path, node: &Path, own: usize) -> Option<String> {
         }
         // Any process may choose its own name.
         let name = fs::read_to_string(process.path().join("comm")).unwrap_or_default();
-        Some(format!("process {pid} ({})", super::discover::printable(&name)))
+        Some(format!("process {pid} ({})", printable(&name)))
     })
 }
 

@@ -11,11 +11,12 @@ use rustix::io::Errno;
 use super::discover::{self, Found, FoundState};
 use super::hub::{HubPort, NoPower};
 use super::lock::PortLock;
-use super::uevent::Bell;
 use super::usbfs::UsbfsPort;
+use super::wait::Wait;
 use crate::clock::{Clock as _, Monotonic};
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::StickId;
+use crate::transport::GiveUp;
 
 /// How long a port stays without power: capacitors have to run empty.
 const POWER_OFF: Duration = Duration::from_secs(2);
@@ -27,7 +28,8 @@ pub fn reset_port(id: &StickId, timeout: Duration) -> Result<Found> {
     let _lock = PortLock::acquire(id, OP)?;
     let found = discover::find(id)
         .ok_or_else(|| Error::new(ErrorKind::NotFound, OP).on(id).detail("no stick on this port"))?;
-    usb_reset(id, &found, timeout)
+    let (clock, give_up) = (Monotonic::new(), GiveUp::default());
+    usb_reset(&Wait::new(id, OP, &clock, &give_up), &found, timeout)
 }
 
 /// Cuts the power of the stick's port for 2 s, gives it again and waits, at most `timeout`, until the boot ROM is
@@ -35,13 +37,14 @@ pub fn reset_port(id: &StickId, timeout: Duration) -> Result<Found> {
 /// in most installations. Blocks.
 pub fn power_cycle(id: &StickId, timeout: Duration) -> Result<Found> {
     let _lock = PortLock::acquire(id, OP)?;
-    cut_power(id, timeout)
+    let (clock, give_up) = (Monotonic::new(), GiveUp::default());
+    cut_power(&Wait::new(id, OP, &clock, &give_up), timeout)
 }
 
 /// [`reset_port`] for a caller that has the port's lock.
-pub(super) fn usb_reset(id: &StickId, found: &Found, timeout: Duration) -> Result<Found> {
+pub(super) fn usb_reset(wait: &Wait<'_>, found: &Found, timeout: Duration) -> Result<Found> {
+    let id = wait.id;
     not_held(id, found)?;
-    let bell = Bell::new();
     let port = UsbfsPort::open(found.bus, found.address).map_err(|e| e.on(id))?;
     match port.reset() {
         // The descriptors changed: it leaves and comes back as another.
@@ -54,15 +57,16 @@ pub(super) fn usb_reset(id: &StickId, found: &Found, timeout: Duration) -> Resul
         }
     }
     drop(port);
-    boot_rom(id, &bell, timeout).ok_or_else(|| {
-        Error::new(ErrorKind::Unsupported, OP)
-            .on(id)
-            .detail("a USB reset did not bring the boot ROM back: try `reset --power`, else plug the stick out and in")
-    })
+    boot_rom(
+        wait,
+        timeout,
+        || "a USB reset did not bring the boot ROM back: try `reset --power`, else plug the stick out and in",
+    )
 }
 
 /// [`power_cycle`] for a caller that has the port's lock.
-pub(super) fn cut_power(id: &StickId, timeout: Duration) -> Result<Found> {
+pub(super) fn cut_power(wait: &Wait<'_>, timeout: Duration) -> Result<Found> {
+    let id = wait.id;
     let failed = |kind, detail: &str| Error::new(kind, OP).on(id).detail(detail);
     if let Some(found) = discover::find(id) {
         not_held(id, &found)?;
@@ -71,12 +75,11 @@ pub(super) fn cut_power(id: &StickId, timeout: Duration) -> Result<Found> {
     if sides.is_empty() {
         return Err(failed(ErrorKind::NotFound, "no such port on any hub"));
     }
-    let bell = Bell::new();
     let cut: Vec<Result<(), NoPower>> = sides.iter().map(|side| side.set_power(false)).collect();
     let refused = cut.iter().find_map(|side| side.err());
     if refused.is_none() {
         tracing::info!(stick = %id, "port power off");
-        std::thread::sleep(POWER_OFF);
+        wait.pause(POWER_OFF);
     }
     // Also the side that was cut when the other refused.
     let mut given = Ok(());
@@ -105,12 +108,9 @@ pub(super) fn cut_power(id: &StickId, timeout: Duration) -> Result<Found> {
             );
         }
     }
-    boot_rom(id, &bell, timeout).ok_or_else(|| {
-        let detail = match discover::find(id) {
-            None => "the stick did not come back after its port had no power: plug it out and in",
-            Some(_) => "the hub did not cut the power, the firmware still runs: plug the stick out and in",
-        };
-        failed(ErrorKind::Unsupported, detail)
+    boot_rom(wait, timeout, || match discover::find(id) {
+        None => "the stick did not come back after its port had no power: plug it out and in",
+        Some(_) => "the hub did not cut the power, the firmware still runs: plug the stick out and in",
     })
 }
 
@@ -130,20 +130,15 @@ pub(super) fn in_use(id: &StickId, found: &Found, op: &'static str) -> Error {
     Error::new(ErrorKind::InUse, op).on(id).detail(format!("claimed by {owner}: end it, then try again"))
 }
 
-/// Waits for the boot ROM on this port.
-fn boot_rom(id: &StickId, bell: &Bell, timeout: Duration) -> Option<Found> {
-    let clock = Monotonic::new();
-    let deadline = clock.now() + timeout;
-    loop {
-        if let Some(found) = discover::find(id).filter(|f| f.state == FoundState::Unbooted) {
-            return Some(found);
+/// The boot ROM on this port; `missing` is what to say without it.
+fn boot_rom(wait: &Wait<'_>, timeout: Duration, missing: impl FnOnce() -> &'static str) -> Result<Found> {
+    let deadline = wait.clock.now() + timeout;
+    wait.until(deadline, "", |found| found.state == FoundState::Unbooted).map_err(|error| {
+        match error.kind() {
+            ErrorKind::Cancelled => error,
+            _ => Error::new(ErrorKind::Unsupported, OP).on(wait.id).detail(missing()),
         }
-        let left = deadline.saturating_since(clock.now());
-        if left.is_zero() {
-            return None;
-        }
-        bell.wait(left);
-    }
+    })
 }
 
 #[cfg(test)]
@@ -172,7 +167,9 @@ mod tests {
             speed_mbps: 5000,
             serial: None,
         };
-        let error = usb_reset(&found.id, &found, Duration::ZERO).expect_err("held");
+        let (clock, give_up) = (Monotonic::new(), GiveUp::default());
+        let wait = Wait::new(&found.id, OP, &clock, &give_up);
+        let error = usb_reset(&wait, &found, Duration::ZERO).expect_err("held");
         assert_eq!(error.kind(), ErrorKind::InUse);
         assert!(error.to_string().contains("claimed by another process"), "{error}");
     }

@@ -99,7 +99,7 @@ pub struct Global {
         help_heading = "Sticks"
     )]
     pub timing: Option<TimingArg>,
-    /// With --sim: break as this plan says
+    /// With --sim, and of `sim serve`: break as this plan says
     #[arg(long, global = true, value_name = "PLAN", help_heading = "Sticks", value_hint = ValueHint::FilePath)]
     pub fault: Option<String>,
     /// Write every transfer to this file: .log for text, .pcapng for Wireshark
@@ -118,6 +118,20 @@ pub struct Global {
         help_heading = "Sticks"
     )]
     pub stats_socket: bool,
+    /// Run this shell command when a stick becomes warmer than --warm-at; NCS2_STICK and NCS2_TEMPERATURE_C tell it which
+    #[arg(long, global = true, value_name = "COMMAND", hide_short_help = true, help_heading = "Sticks")]
+    pub on_warm: Option<String>,
+    /// Degrees Celsius above which a stick is called warm
+    #[arg(
+        long,
+        global = true,
+        value_name = "C",
+        default_value_t = 65.0,
+        value_parser = positive,
+        hide_short_help = true,
+        help_heading = "Sticks"
+    )]
+    pub warm_at: f64,
     /// Take defaults from this TOML file
     #[arg(long, global = true, value_name = "FILE", help_heading = "Output", value_hint = ValueHint::FilePath)]
     pub config: Option<PathBuf>,
@@ -376,7 +390,7 @@ pub struct RunArgs {
         required_unless_present_any = ["random", "stdin"])]
     pub input: Vec<String>,
     /// Random input instead, the same for the same seed
-    #[arg(long, value_name = "SEED", conflicts_with = "input")]
+    #[arg(long, value_name = "SEED", conflicts_with = "input", value_parser = seed)]
     pub random: Option<u64>,
     /// Image preparation.
     #[command(flatten)]
@@ -568,6 +582,11 @@ pub fn positive(text: &str) -> Result<f64, String> {
         Ok(x) if x.is_finite() && x > 0.0 => Ok(x),
         _ => Err("expected a number above 0".into()),
     }
+}
+
+/// A seed.
+pub fn seed(text: &str) -> Result<u64, String> {
+    text.parse().map_err(|_| format!("expected a whole number from 0 on, found `{text}`"))
 }
 
 /// The whole definition, for completions and man pages.

@@ -33,7 +33,7 @@ const fn of(command: &'static str, key: &'static str, id: &'static str, variable
 }
 
 /// Everything that may be set.
-pub const SETTINGS: [Setting; 19] = [
+pub const SETTINGS: [Setting; 21] = [
     global("sim", "NCS2_SIM"),
     global("device", "NCS2_DEVICE"),
     global("firmware", "NCS2_FIRMWARE"),
@@ -41,6 +41,8 @@ pub const SETTINGS: [Setting; 19] = [
     global("timing", "NCS2_TIMING"),
     global("color", "NCS2_COLOR"),
     global("stats_socket", "NCS2_STATS_SOCKET"),
+    global("on_warm", "NCS2_ON_WARM"),
+    global("warm_at", "NCS2_WARM_AT"),
     of("bench", "bench.duration", "duration", "NCS2_BENCH_DURATION"),
     of("bench", "bench.warmup", "warmup", "NCS2_BENCH_WARMUP"),
     of("bench", "bench.depth", "depth", "NCS2_BENCH_DEPTH"),

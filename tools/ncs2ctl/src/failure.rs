@@ -92,6 +92,14 @@ impl Failure {
         }
     }
 
+    /// With another word on what to do, where the caller knows better than the library.
+    pub fn hint(self, hint: &str) -> Self {
+        match self {
+            Failure::BrokenPipe => Failure::BrokenPipe,
+            Failure::Report(report) => Failure::Report(Box::new(Report { hint: one_line(hint), ..*report })),
+        }
+    }
+
     /// What is to be shown; `None` where nobody reads any more.
     pub fn into_report(self) -> Option<Report> {
         match self {

@@ -30,6 +30,7 @@ mod timeline;
 mod top;
 mod trace;
 mod vendor_compiler;
+mod warm;
 mod wheel;
 
 use std::ffi::OsString;

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use ncs2::runtime::{FleetConfig, StickState, StickStats};
-use ncs2::sched::Guards;
+use ncs2::sched::{Guards, HeatConfig};
 use ncs2::transport::MemoryKind;
 use ncs2::transport::usb::discover::FoundState;
 use ncs2::transport::usb::watch::Watch;
@@ -16,10 +16,11 @@ use ncs2_device::{Engine, FaultPlan, Rack, RackOptions, Timing};
 
 use crate::cli::{EngineArg, Global, Sim, TimingArg, WireArg};
 use crate::config;
-use crate::failure::{Failure, Result};
+use crate::failure::{Failure, Result, one_line};
 use crate::heat;
 use crate::selftest::proven;
 use crate::trace::Trace;
+use crate::warm;
 
 /// Built-in profile of `--sim N`.
 const DEFAULT_PROFILE: &str = "ncs2";
@@ -67,7 +68,7 @@ impl Simulation {
 pub struct Listed {
     /// Name.
     pub id: StickId,
-    /// `unbooted`, `booted`, `ours`, `busy`, `unsupported`.
+    /// `unbooted`, `booted`, `ours`, `busy`, `unsupported`; of a server's also `away`, between two of these.
     pub state: &'static str,
     /// Mb/s; `None` where there is no bus or the kernel does not say.
     pub usb_speed_mbps: Option<u32>,
@@ -94,11 +95,30 @@ pub struct Sticks {
     models: Models,
     ports: Vec<Port>,
     simulation: Option<Simulation>,
-    trace: Option<PathBuf>,
-    stats_socket: bool,
     /// Of real sticks, where a report has proven them.
     guards: Guards,
+    wishes: Wishes,
+}
+
+/// What the flags ask of a fleet, whatever its sticks are.
+struct Wishes {
+    trace: Option<PathBuf>,
+    stats_socket: bool,
     allow_custom: bool,
+    on_warm: Option<String>,
+    warm_at_c: f64,
+}
+
+impl Wishes {
+    fn of(global: &Global) -> Self {
+        Wishes {
+            trace: global.trace.clone(),
+            stats_socket: global.stats_socket,
+            allow_custom: global.allow_custom,
+            on_warm: global.on_warm.clone(),
+            warm_at_c: global.warm_at,
+        }
+    }
 }
 
 /// Opened sticks.
@@ -113,21 +133,33 @@ pub struct Opened {
 
 /// Finds every stick without opening any.
 pub fn list(global: &Global) -> Result<Vec<Listed>> {
-    if global.sim.is_some() {
-        let sticks = Sticks::find(global, Engine::Hash)?;
-        let profile = sticks.simulation.map(|s| s.profile).unwrap_or_default();
+    let virtual_one = |id: StickId, state, profile: &str| Listed {
+        id,
+        state,
+        usb_speed_mbps: None,
+        product: format!("virtual NCS2, profile {}", one_line(profile)),
+        ports: Vec::new(),
+        simulated: true,
+    };
+    if let Some(Sim::Server(path)) = &global.sim {
+        // Checks the flags, too.
+        let ports = Sticks::find(global, Engine::Hash)?.ports;
+        let all = face::status(path)?;
+        let wanted = |id: &StickId| ports.iter().any(|port| port.id() == id);
+        let sticks = all.iter().enumerate().map(|(n, stick)| (StickId::sim(n), stick));
         return Ok(sticks
-            .ports
-            .iter()
-            .map(|port| Listed {
-                id: port.id().clone(),
-                state: "unbooted",
-                usb_speed_mbps: None,
-                product: format!("virtual NCS2, profile {profile}"),
-                ports: Vec::new(),
-                simulated: true,
+            // What is in no port is in no list.
+            .filter(|(id, stick)| stick.plugged && wanted(id))
+            .map(|(id, stick)| {
+                let state = if stick.connected { "busy" } else { stick.state() };
+                virtual_one(id, state, &stick.profile)
             })
             .collect());
+    }
+    if global.sim.is_some() {
+        let sticks = Sticks::find(global, Engine::Hash)?;
+        let profile = sticks.profile().unwrap_or_default();
+        return Ok(sticks.ids().map(|id| virtual_one(id.clone(), "unbooted", &profile)).collect());
     }
     refuse_without_sim(global)?;
     let mut found: Vec<Listed> = discover::list()?
@@ -172,7 +204,7 @@ impl Sticks {
     }
 
     fn simulated(global: &Global, sticks: usize, profile: Option<&str>, engine: Engine) -> Result<Self> {
-        let faults = global.fault.as_ref().map(FaultPlan::load).transpose()?;
+        let faults = global.fault.as_deref().map(fault_plan).transpose()?;
         let simulation = Simulation {
             profile: profile.unwrap_or(DEFAULT_PROFILE).to_owned(),
             engine: match global.engine {
@@ -199,10 +231,8 @@ impl Sticks {
             models: Models::Rack(rack),
             ports,
             simulation: Some(simulation),
-            trace: global.trace.clone(),
-            stats_socket: global.stats_socket,
             guards: Guards::Reported,
-            allow_custom: global.allow_custom,
+            wishes: Wishes::of(global),
         })
     }
 
@@ -235,10 +265,8 @@ impl Sticks {
             models: Models::Served(path.to_owned()),
             ports,
             simulation: Some(simulation),
-            trace: global.trace.clone(),
-            stats_socket: global.stats_socket,
             guards: Guards::Reported,
-            allow_custom: global.allow_custom,
+            wishes: Wishes::of(global),
         })
     }
 
@@ -271,10 +299,8 @@ impl Sticks {
             models: Models::None,
             ports,
             simulation: None,
-            trace: global.trace.clone(),
-            stats_socket: global.stats_socket,
             guards: proven::of_run(global).guards(),
-            allow_custom: global.allow_custom,
+            wishes: Wishes::of(global),
         })
     }
 
@@ -294,9 +320,11 @@ impl Sticks {
         let law = self.simulation.as_ref().and_then(|s| heat::law(&s.profile));
         let known = law.as_ref().map_or(self.guards, heat::guards);
         let guards = if config.guards == Guards::Reported { known } else { config.guards };
-        let (stats_socket, allow_custom) = (self.stats_socket, self.allow_custom);
-        let config = FleetConfig { stats_socket, guards, allow_custom, ..config };
-        let trace = self.trace.as_deref().map(Trace::create).transpose()?;
+        let Wishes { trace, stats_socket, allow_custom, on_warm, warm_at_c } = self.wishes;
+        let on_warm = on_warm.map(|command| warm::hook(command, warm_at_c, self.simulation.is_some()));
+        let heat = HeatConfig { warn_c: warm_at_c, ..config.heat };
+        let config = FleetConfig { stats_socket, guards, allow_custom, on_warm, heat, ..config };
+        let trace = trace.as_deref().map(Trace::create).transpose()?;
         let mut builder = Fleet::builder().config(config);
         for port in self.ports {
             builder = builder.port(match &trace {
@@ -361,6 +389,16 @@ fn wait_for_boot_roms(ids: &[StickId]) {
             return;
         }
     }
+}
+
+/// The plan of `--fault`.
+pub fn fault_plan(path: &str) -> Result<FaultPlan> {
+    FaultPlan::load(path).map_err(|error| match error.kind() {
+        ErrorKind::InvalidInput => {
+            Failure::from(error).hint("docs/virtual-stick.md says what a plan may hold")
+        }
+        _ => error.into(),
+    })
 }
 
 /// These flags shape virtual sticks; on real ones they would do nothing, so they are refused.

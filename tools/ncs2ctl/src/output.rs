@@ -1,14 +1,19 @@
 //! Text and JSON, colour, width, error documents, broken pipes. Everything that reaches stdout goes through here.
 
+mod table;
+mod wrap;
+
 use std::io::{self, IsTerminal, Write};
 use std::time::Duration;
 
-use comfy_table::{CellAlignment, ContentArrangement, Table};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
 
 use crate::cli::{ColorArg, Global};
 use crate::failure::{Failure, Outcome, Report, Result, exit};
+
+pub use table::Table;
+pub use wrap::wrap;
 
 /// No line is longer, on however wide a terminal.
 const MAX_WIDTH: usize = 120;
@@ -98,12 +103,17 @@ impl Output {
         format!("\x1b[{code}m{text}\x1b[0m")
     }
 
-    /// Writes text to stdout.
+    /// Writes text to stdout as it is.
     pub fn text(&self, text: &str) -> Result {
         let mut out = io::stdout().lock();
         out.write_all(text.as_bytes())?;
         out.flush()?;
         Ok(())
+    }
+
+    /// Writes text for people to stdout: a line that is wider than the terminal goes on below, broken between words.
+    pub fn prose(&self, text: &str) -> Result {
+        self.text(&wrap::fold(text, self.width))
     }
 
     /// Writes the command's one document to stdout; its first member is the schema.
@@ -182,27 +192,21 @@ impl Output {
 
     /// A table with these headings; columns named in `left` are text, the others numbers.
     pub fn table(&self, headings: &[&str], left: &[&str]) -> Table {
-        let mut table = Table::new();
-        table.load_preset(comfy_table::presets::NOTHING);
-        table.set_content_arrangement(ContentArrangement::Dynamic);
-        table.set_width(u16::try_from(self.width.saturating_sub(2)).unwrap_or(u16::MAX));
-        table.set_header(headings);
-        for (heading, column) in headings.iter().zip(table.column_iter_mut()) {
-            column.set_padding((0, 2));
-            if !left.contains(heading) {
-                column.set_cell_alignment(CellAlignment::Right);
-            }
-        }
-        table
+        Table::new(headings, left)
     }
 
-    /// The table's lines, indented by two.
+    /// The table's lines, indented by two; what finds no room follows below.
     pub fn lines(&self, table: &Table) -> String {
         let mut text = String::new();
-        for (n, line) in table.to_string().lines().enumerate() {
-            let line = format!("  {}", line.trim_end());
-            text.push_str(&if n == 0 { self.paint(Style::Dim, line) } else { line });
-            text.push('\n');
+        for (n, block) in table.blocks(self.width.saturating_sub(2)).iter().enumerate() {
+            if n > 0 {
+                text.push('\n');
+            }
+            for (n, line) in block.iter().enumerate() {
+                let line = format!("  {line}");
+                text.push_str(&if n == 0 { self.paint(Style::Dim, line) } else { line });
+                text.push('\n');
+            }
         }
         text
     }
@@ -283,53 +287,6 @@ fn terminal_width() -> usize {
     width.unwrap_or(DEFAULT_WIDTH).clamp(40, MAX_WIDTH)
 }
 
-/// Breaks `text` at spaces so that no line is longer than `width`; lines after the first begin with `indent`, which is
-/// not counted: the first line stands behind something as wide.
-pub fn wrap(text: &str, width: usize, indent: &str) -> String {
-    let mut out = String::new();
-    let mut column = 0;
-    let mut words = text.split_whitespace().peekable();
-    while let Some(word) = words.next() {
-        let mut word = word.to_owned();
-        // The groups of a number stay together.
-        while word.ends_with(|c: char| c.is_ascii_digit())
-            && let Some(group) = words.next_if(|next| is_group(next))
-        {
-            word = format!("{word} {group}");
-        }
-        let long = columns(&word);
-        if column > 0 && column + 1 + long > width {
-            out.push('\n');
-            out.push_str(indent);
-            column = 0;
-        } else if column > 0 {
-            out.push(' ');
-            column += 1;
-        }
-        out.push_str(&word);
-        column += long;
-    }
-    out
-}
-
-/// Three digits, with nothing or a mark behind them: a group of a number as [`grouped`] writes it.
-fn is_group(word: &str) -> bool {
-    let digits = word.trim_end_matches(|c: char| !c.is_ascii_digit());
-    digits.len() == 3 && digits.chars().all(|c| c.is_ascii_digit())
-}
-
-/// Characters that show: without colour codes, which end with an `m`.
-fn columns(word: &str) -> usize {
-    let mut hidden = false;
-    word.chars()
-        .filter(|&c| {
-            let shows = !hidden && c != '\x1b';
-            hidden = (hidden || c == '\x1b') && c != 'm';
-            shows
-        })
-        .count()
-}
-
 /// `1 234 567`, with the space that every locale reads.
 pub fn grouped(n: u64) -> String {
     let digits = n.to_string();
@@ -404,18 +361,5 @@ mod tests {
         let ascii = Output::bare(false, "x");
         assert_eq!(time(&ascii, Duration::from_micros(45)), "45 us");
         assert_eq!(time(&ascii, Duration::from_micros(12_340)), "12.34 ms");
-    }
-
-    #[test]
-    fn wrapping_keeps_words_and_width() {
-        let text = wrap("aa bbb cccc dd", 6, "  ");
-        assert_eq!(text, "aa bbb\n  cccc\n  dd");
-        assert!(text.lines().all(|l| l.len() <= 6));
-        assert_eq!(
-            wrap("in 1 157 faults, 20 0123", 8, ""),
-            "in 1 157\nfaults,\n20 0123",
-            "a number is one word"
-        );
-        assert_eq!(wrap("a \x1b[31mbb\x1b[0m cc", 7, ""), "a \x1b[31mbb\x1b[0m cc", "colour takes no room");
     }
 }

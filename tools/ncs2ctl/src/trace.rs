@@ -36,22 +36,15 @@ impl Trace {
     }
 
     /// The same port with everything that crosses it written down.
-    pub fn port(&self, mut port: Port) -> Port {
-        let (id, profile, give_up) = (port.id().clone(), port.profile().map(str::to_owned), port.give_up());
-        if let Some(profile) = &profile {
-            self.sink.note(&id, format!("simulated, profile {profile}"));
+    pub fn port(&self, port: Port) -> Port {
+        let (sink, id) = (self.sink.clone(), port.id().clone());
+        if let Some(profile) = port.profile() {
+            sink.note(&id, format!("simulated, profile {profile}"));
         }
-        let (sink, name) = (self.sink.clone(), id.clone());
-        let traced = Port::new(id, move |timeout| {
-            let Connection { transport, version } = port.connect(timeout)?;
-            let tracer = Tracer::new(transport, sink.clone(), name.clone());
-            Ok(Connection { transport: Box::new(tracer), version })
-        });
-        let traced = traced.ended_by(give_up);
-        match profile {
-            Some(profile) => traced.simulated(profile),
-            None => traced,
-        }
+        port.through(move |Connection { transport, version }| {
+            let tracer = Tracer::new(transport, sink.clone(), id.clone());
+            Connection { transport: Box::new(tracer), version }
+        })
     }
 
     /// Writes out what is buffered; an error when the file is not whole.

@@ -144,3 +144,52 @@ fn wire_variants_are_named() {
     fails(&["list", "--wire", "v0"], "list", 64, "Usage", &["v0", "v1"]);
     assert_eq!(run(&["--sim=1", "--wire=v1", "list"]).code, 0);
 }
+
+/// One line for each slip of each command: what was expected, what was found, what to do. Those of the model's commands (`compile`,
+/// `check`, `quantize`, `setup`) have their own tests.
+#[test]
+fn what_is_said_is_as_reviewed() {
+    let folder = tempfile::tempdir().expect("temporary folder");
+    let dir = folder.path().to_str().expect("UTF-8");
+    let tiny = model("tiny_u8_s1.blob").canonicalize().expect("committed");
+    let tiny = tiny.to_str().expect("UTF-8");
+    fs::write(folder.path().join("text"), "no such thing\n").expect("written");
+    fs::write(folder.path().join("bad.jsonl"), "{\"inptu\": \"x.npy\"}\n").expect("written");
+    let slips = "\
+        list --sim 0|list --device sim0 --engine hash|list --trace x.log|--sim 1 list --timing|list nothing|
+        --sim 1 --device sim1 info|--sim 1,no-such info|--sim unix:DIR/none info|--sim unix:DIR/text info|
+        --sim 1 --fault DIR/text info|--sim 1 boot --device sim3|--sim 1 reset --device sim3|reset --powr|
+        doctor --sim many|selftest --replay DIR/none|selftest --replay DIR/text|
+        firmware verify DIR/none|firmware verify DIR/text|firmware install DIR/none|firmware install DIR/text|
+        firmware|udev|udev install --root DIR/text|
+        blob info|blob info DIR/none|blob info DIR|blob info DIR/text|
+        --sim 1 run TINY|--sim 1 run TINY --input DIR/none|--sim 1 run DIR/text --random 1|
+        --sim 1 run TINY --random x|--sim 1 run TINY --random 1 --top 0|--sim 1 run TINY --random 1 --labels DIR/none|
+        --sim 1 run TINY --random 1 --check DIR/text|--sim 1 run TINY --random 1 --output DIR/text|
+        --sim 1 batch DIR/none --blob TINY|--sim 1 batch|
+        bench|--sim 1 bench DIR/none|--sim 1 bench TINY --depth 0|--sim 1 bench TINY --graphs 9|
+        --sim 1 bench TINY --policy best|--sim 1 bench TINY --rate 0|--sim 1 bench TINY --duration 1|
+        --sim 1 bench TINY --compare DIR/none|--sim 1 bench TINY --targets DIR/text|--sim 1 bench TINY --shares 1,2|
+        --sim 1 bench TINY --metrics-listen 9|--sim 1 bench TINY --metrics-listen 0.0.0.0:0|
+        --sim 1 bench TINY --soak --levels|--sim 1 bench TINY --pin x|
+        --sim 1 thermal --alert x|--sim 1 thermal --csv --json|--sim 1 thermal --attach 1|thermal watch --interval 0s|
+        --sim 1 top|top --once --sort speed|--sim 1 top --once --attach 1|--sim 1 top --once DIR/text|
+        --config DIR/none config|--config DIR/text config|
+        sim|sim serve|sim serve --socket DIR|sim serve --socket DIR/s --profile no-such|sim status DIR/none|
+        sim status DIR/none --detach x|sim calibrate --profile no-such|sim calibrate --from DIR/text|--sim 1 sim calibrate|
+        decode|decode DIR/none|decode DIR/text|trace DIR/none|trace DIR/text|trace DIR/text --from x|
+        completions|completions tcsh|man --output DIR/text|nothing|--nothing";
+    let mut told = String::new();
+    for slip in slips.split('|').map(str::trim) {
+        let args: Vec<String> =
+            slip.split(' ').map(|word| word.replace("DIR", dir).replace("TINY", tiny)).collect();
+        let args: Vec<&str> = args.iter().map(String::as_str).collect();
+        let ran = run(&args);
+        assert!(ran.code == 2 || ran.code == 64, "{slip}: {} {}{}", ran.code, ran.stdout, ran.stderr);
+        let said = format!("{}{}", ran.stdout, ran.stderr).replace(tiny, "TINY").replace(dir, "DIR");
+        // Without a command it is the help, which has snapshots of its own; in JSON a document.
+        let help = said.lines().find(|line| line.starts_with("Usage:")).map(|usage| format!("{usage}\n"));
+        told.push_str(&format!("$ ncs2ctl {slip}\n{}exit {}\n", help.unwrap_or(said), ran.code));
+    }
+    insta::assert_snapshot!("said", told);
+}

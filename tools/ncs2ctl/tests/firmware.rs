@@ -74,3 +74,41 @@ fn install_says_what_a_wheel_lacks() {
     fails(&["firmware", "install", file], "firmware", 2, "Firmware", &["x.whl", "usb-ma2x8x.mvcmd"]);
     fails(&["firmware", "install", "no-such.whl"], "firmware", 2, "NotFound", &["no-such.whl"]);
 }
+
+#[test]
+fn what_people_read_is_as_reviewed() {
+    let folder = tempfile::tempdir().expect("temporary folder");
+    let image = folder.path().join("usb-ma2x8x.mvcmd");
+    fs::write(&image, "an image").expect("written");
+    let mut told = String::new();
+    let image = image.to_str().expect("UTF-8");
+    for args in [
+        &["firmware", "list"][..],
+        &["firmware", "verify", image],
+        &["firmware", "verify", image, "--any-firmware"],
+        &["firmware", "install", image],
+        &["firmware", "install", image, "--any-firmware"],
+        &["firmware", "list"],
+    ] {
+        let output = ncs2ctl()
+            .args(args)
+            .env("XDG_DATA_HOME", folder.path().join("data"))
+            .env("HOME", folder.path())
+            .output()
+            .expect("it starts");
+        let text =
+            |bytes: &[u8]| String::from_utf8_lossy(bytes).replace(&*folder.path().to_string_lossy(), "DIR");
+        // What an installed OpenVINO has is this machine's.
+        let here = text(&output.stdout);
+        let here = here.lines().filter(|line| !line.contains("/opt/")).map(|line| format!("{line}\n"));
+        let command = args.join(" ").replace(&*folder.path().to_string_lossy(), "DIR");
+        told.push_str(&format!("$ ncs2ctl {command}\n"));
+        told.extend(here);
+        told.push_str(&format!(
+            "{}exit {:?}\n",
+            text(&output.stderr),
+            output.status.code().expect("an exit")
+        ));
+    }
+    insta::assert_snapshot!("firmware", told);
+}

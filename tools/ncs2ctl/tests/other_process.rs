@@ -54,7 +54,12 @@ fn thermal_and_top_read_what_the_process_that_holds_the_sticks_tells() {
     assert_eq!(top[0]["fleets"][0]["process"], pid);
     assert_eq!(top[0]["fleets"][0]["models"], serde_json::json!(["squeezenet1_1_u8_s1"]));
     assert!(top[0]["totals"]["fps"].as_f64().is_some_and(|fps| fps > 0.0), "{}", top[0]);
-    assert_eq!(top[0]["totals"]["tops"], Value::Null, "nobody knows whether it kept pace");
+    // A busy computer may not keep the model's pace; what is printed is the model's, or the reason why not.
+    let (tops, why) = (&top[0]["totals"]["tops"], &top[0]["totals"]["tops_reason"]);
+    match tops.as_f64() {
+        Some(tops) => assert!((0.01..1.0).contains(&tops) && why.is_null(), "{}", top[0]),
+        None => assert!(why.as_str().is_some_and(|why| why.contains("did not keep the pace")), "{}", top[0]),
+    }
 
     let (code, one) = beside(folder.path(), &["--device", "sim1", "thermal"], "thermal");
     assert_eq!((code, one[0]["devices"].as_array().map(Vec::len)), (0, Some(1)));
@@ -177,6 +182,48 @@ fn sticks_of_a_server_work_in_every_command() {
         std::thread::yield_now();
     }
     fails(&["--sim", &sim, "info"], "info", 2, "NotFound", &["sticks.sock", "ncs2ctl sim serve"]);
+}
+
+#[test]
+fn a_reset_of_a_served_stick_ends_when_its_boot_rom_is_there() {
+    let folder = tempfile::tempdir().expect("temporary folder");
+    let socket = folder.path().join("sticks.sock");
+    // With the timing of the model a stick is away from the bus for a while.
+    let args = ["-vv", "sim", "serve", "--socket", text(&socket), "--sticks", "2"];
+    let _server = tool::start(&args, &[], "serving");
+    let sim = format!("unix:{}", socket.display());
+    let states = |what: &str| -> Vec<(String, u64)> {
+        let (code, d) = json(&["sim", "status", text(&socket)], "sim");
+        assert_eq!(code, 0, "{what}");
+        let sticks = d["sticks"].as_array().expect("list").iter();
+        sticks
+            .map(|s| (s["state"].as_str().unwrap_or("").to_owned(), s["resets"].as_u64().unwrap_or(0)))
+            .collect()
+    };
+    for flags in [&["reset"][..], &["reset", "--power"]] {
+        let (code, d) = json(&[&["--sim", &sim], flags].concat(), "reset");
+        assert_eq!((code, &d["devices"][1]["state"]), (0, &"unbooted".into()), "{d}");
+        let seen = states("behind it");
+        assert!(
+            seen.iter().all(|(state, resets)| state == "unbooted" && *resets == 1),
+            "{flags:?}: {seen:?}"
+        );
+    }
+
+    // One that a process holds is left alone, and `list` says so.
+    let blob = model("tiny_u8_s1.blob");
+    let args = ["-vv", "--sim", &sim, "--device", "sim1", "bench", text(&blob), "--duration", "10m"];
+    let _bench = tool::start(&args, &[], "measuring");
+    let (_, d) = json(&["--sim", &sim, "list"], "list");
+    let listed: Vec<&Value> = d["devices"].as_array().expect("list").iter().map(|s| &s["state"]).collect();
+    assert_eq!(listed, ["unbooted", "busy"]);
+    let (code, d) = json(&["--sim", &sim, "reset"], "reset");
+    assert_eq!((code, &d["devices"][0]["state"]), (1, &"unbooted".into()), "{d}");
+    assert_eq!(d["devices"][1]["error"]["kind"], "InUse", "{d}");
+    assert_eq!(json(&["--sim", &sim, "--device", "sim1", "reset"], "reset").0, 2);
+    assert_eq!(json(&["sim", "status", text(&socket), "--detach", "sim0"], "sim").0, 0);
+    let (_, d) = json(&["--sim", &sim, "list"], "list");
+    assert_eq!(d["devices"].as_array().map(Vec::len), Some(1), "what is in no port is in no list: {d}");
 }
 
 #[test]

@@ -307,3 +307,16 @@ fn usage_and_files_are_judged_first() {
     );
     fails(&["selftest", "--quick", "--full"], "selftest", 64, "Usage", &["--full"]);
 }
+
+/// Steps and questions; what was answered is in the tests above, how long it took is this computer's.
+#[test]
+fn what_people_read_is_as_reviewed() {
+    let ran = run(&["--sim", "1", "--timing", "zero", "selftest", "--quick"]);
+    assert_eq!((ran.code, ran.stderr.as_str()), (0, "--report FILE writes all of it, ready to be sent\n"));
+    let (steps, unknowns) = ran.stdout.rsplit_once("\n\n").expect("two parts");
+    let mut text = tool::redact::figures(steps);
+    for line in unknowns.lines().filter(|line| !line.starts_with(' ')) {
+        text.push_str(&format!("{} …\n", line.split_whitespace().next().expect("a name")));
+    }
+    insta::assert_snapshot!("selftest-quick", text);
+}

@@ -70,6 +70,25 @@ fn serve(args: &[&str], socket: &std::path::Path) -> Serving {
 }
 
 #[test]
+fn served_sticks_break_as_planned_too() {
+    let folder = tempfile::tempdir().expect("temporary folder");
+    let (plan, socket, work) =
+        (folder.path().join("p.toml"), folder.path().join("s"), folder.path().join("w"));
+    fs::write(&plan, "[[fault]]\nkind = \"unplug\"\nnth = 2\n").expect("written");
+    fs::write(&work, "{\"random\": 1}\n{\"random\": 2}\n{\"random\": 3}\n").expect("written");
+    let [plan, at, work] = [&plan, &socket, &work].map(|p| p.to_str().expect("UTF-8"));
+    let _serving = serve(&["--socket", at, "--fault", plan, "--timing", "zero"], &socket);
+    let (sim, blob) = (format!("unix:{at}"), model("tiny_u8_s1.blob"));
+    let ran = run(&["--sim", &sim, "batch", work, "--blob", blob.to_str().expect("UTF-8")]);
+    assert_ne!(ran.code, 0, "{}", ran.stdout);
+    let (_, d) = json(&["sim", "status", at], "sim");
+    assert_eq!(d["sticks"][0]["state"], "unplugged", "{d}");
+    fs::write(plan, "[[fault]]\nkind = \"explode\"\nnth = 1\n").expect("written");
+    let args = ["sim", "serve", "--socket", "/nowhere/s", "--fault", plan];
+    fails(&args, "sim", 2, "InvalidInput", &["explode", "docs/virtual-stick.md"]);
+}
+
+#[test]
 fn a_server_tells_its_state_and_sticks_come_and_go() {
     let folder = tempfile::tempdir().expect("temporary folder");
     let (sticks, control) = (folder.path().join("sticks"), folder.path().join("control"));
@@ -99,7 +118,41 @@ fn a_server_tells_its_state_and_sticks_come_and_go() {
     assert_eq!(state(&[control_at, "--detach", "sim1"]), ["unbooted", "unplugged"]);
     assert_eq!(state(&[control_at, "--attach", "sim1", "--detach", "0"]), ["unplugged", "unbooted"]);
     let text = run(&["sim", "status", control_at]);
-    assert!(text.stdout.contains("unplugged") && text.stderr.contains("simulated"), "{}", text.stdout);
+    assert!(text.stdout.contains("unplugged") && text.stdout.contains("simulated"), "{}", text.stdout);
     fails(&["sim", "status", control_at, "--detach", "sim7"], "sim", 2, "InvalidInput", &["0 to 1"]);
     fails(&["sim", "status", "/nowhere/control"], "sim", 2, "NotFound", &["/nowhere/control"]);
+}
+
+#[test]
+fn what_people_read_is_as_reviewed() {
+    use rustix::process::{Pid, Signal, kill_process};
+    use std::io::{BufRead as _, BufReader, Read as _};
+    use std::process::Stdio;
+
+    let folder = tempfile::tempdir().expect("temporary folder");
+    let socket = folder.path().join("sticks");
+    let at = socket.to_str().expect("UTF-8");
+    let mut server = std::process::Command::new(env!("CARGO_BIN_EXE_ncs2ctl"))
+        .args(["sim", "serve", "--socket", at, "--sticks", "2", "--timing", "zero"])
+        .env("XDG_CONFIG_HOME", env!("CARGO_TARGET_TMPDIR"))
+        .env("COLUMNS", "120")
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("it starts");
+    let mut stderr = BufReader::new(server.stderr.take().expect("piped"));
+    let mut told = String::from("$ ncs2ctl sim serve --socket SOCKET --sticks 2 --timing zero &\n");
+    stderr.read_line(&mut told).expect("a pipe");
+    for flags in [&[][..], &["--detach", "sim1"], &["--attach", "sim1"]] {
+        let ran = run(&[&["sim", "status", at], flags].concat());
+        assert_eq!((ran.code, ran.stderr.as_str()), (0, ""), "{}", ran.stdout);
+        told.push_str(&format!("$ ncs2ctl sim status SOCKET {}\n{}", flags.join(" "), ran.stdout));
+    }
+    let pid = Pid::from_raw(i32::try_from(server.id()).expect("a pid")).expect("not 0");
+    kill_process(pid, Signal::INT).expect("ours");
+    told.push_str("^C\n");
+    server.stdout.take().expect("piped").read_to_string(&mut told).expect("a pipe");
+    stderr.read_to_string(&mut told).expect("a pipe");
+    assert!(server.wait().expect("ours").success(), "{told}");
+    insta::assert_snapshot!("served", tool::redact::figures(&told.replace(at, "SOCKET")));
 }

@@ -3,12 +3,13 @@
 
 mod tool;
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 use std::process::Stdio;
 
 use tool::redact::figures;
-use tool::{model, ncs2ctl, run};
+use tool::{model, ncs2ctl, run, run_at};
 
 /// A name, the arguments, and the exit code.
 type Case = (&'static str, Vec<String>, i32);
@@ -116,6 +117,36 @@ fn texts_are_as_reviewed() {
         let shown: String = joined.lines().filter_map(machine).map(|line| line + "\n").collect();
         insta::assert_snapshot!(name, shown);
     }
+}
+
+/// On a narrow terminal every word is one that a wide one shows, too. (Its width is looked at in `run_at`.)
+#[test]
+fn narrow_terminals_break_no_word() {
+    let folder = tempfile::tempdir().expect("temporary folder");
+    let words = |text: &str| -> BTreeSet<String> {
+        let words = text.split_whitespace().map(|word| word.trim_matches([',', ';', ':', '.', '(', ')']));
+        words.filter(|w| w.chars().all(char::is_alphabetic)).map(str::to_owned).collect()
+    };
+    for (name, args, code) in cases(folder.path()) {
+        let args: Vec<&str> = args.iter().map(String::as_str).collect();
+        if ["calibrate", "decode", "udev-print"].contains(&name) {
+            // A file to keep, which is as wide as it is.
+            continue;
+        }
+        let wide = words(&run(&args).stdout);
+        let ran = run_at(60, &args);
+        assert_eq!(ran.code, code, "{name}: {}", ran.stderr);
+        let broken: Vec<String> =
+            words(&ran.stdout).into_iter().filter(|w| !wide.contains(w) && !may_say(w)).collect();
+        assert!(broken.is_empty(), "{name}: {broken:?} in\n{}", ran.stdout);
+    }
+}
+
+/// Words that depend on how busy this machine is: units and verdicts.
+fn may_say(word: &str) -> bool {
+    let words = "µs ms s B kB MB GB GOP not stable unstable the last three windows within too short to say whether it is are \
+        knee more less than noise faster slower no significant difference by";
+    words.split_whitespace().any(|known| known == word)
 }
 
 #[test]

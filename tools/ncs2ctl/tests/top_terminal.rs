@@ -4,6 +4,7 @@ mod tool;
 
 use portable_pty::PtySize;
 use tool::model;
+use tool::redact::figures;
 use tool::screen::{Screen, lines};
 
 /// It left the alternate screen and showed the cursor again after all else.
@@ -46,6 +47,25 @@ fn top_shows_the_sticks_takes_keys_and_gives_the_terminal_back() {
     let (code, bytes) = top.end();
     assert_eq!(code, 0, "{bytes}");
     assert!(gave_back(&bytes), "{bytes:?}");
+}
+
+/// Figures, and the plots made of them, are left out: they are this computer's.
+#[test]
+fn the_live_screen_is_as_reviewed() {
+    let blob = model("tiny_u8_s1.blob");
+    let blob = blob.to_str().expect("UTF-8");
+    let mut top = Screen::start(&["--sim", "2", "--timing", "zero", "top", blob, "--interval", "100ms"]);
+    let known = |line: &str| line.starts_with("sim") && line.contains("ready") && !line.contains(" - ");
+    let text = top.until("all figures", |t| {
+        t.lines().filter(|line| known(line)).count() == 2
+            && t.lines().last().is_some_and(|l| l.contains("quit"))
+    });
+    top.press("q");
+    assert_eq!(top.end().0, 0);
+    let bars = |c: char| ('\u{2581}'..='\u{2588}').contains(&c);
+    let lines = text.lines().filter(|line| !line.contains(bars) && !line.trim().is_empty());
+    let text = lines.collect::<Vec<_>>().join("\n");
+    insta::assert_snapshot!("live-screen", figures(&text));
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use ncs2::runtime::FleetConfig;
 use serde_json::{Value, json};
 
 use crate::client::Who;
@@ -17,6 +18,10 @@ const PATIENCE: Duration = Duration::from_secs(40);
 /// Requests of a run, and how many at a time.
 const REQUESTS: usize = 24;
 
+/// A fleet gives a request to another stick, or waits for its own to come back. Without a second try it says at once what
+/// happened, as the vendor's client does.
+const ONE_TRY: &str = "unplugged at a request, ours told not to try again";
+
 /// How a stick is broken.
 enum Break {
     /// By a plan.
@@ -27,9 +32,10 @@ enum Break {
 
 /// Faults of single transfers (hold, complete, delay, fail, corrupt, short) are made in the host's own process: they cannot be
 /// had for a client that is not ours.
-const FAULTS: [(&str, Break); 16] = [
+const FAULTS: [(&str, Break); 17] = [
     ("none", Break::Planned("")),
     ("unplugged at a request", Break::Planned("kind = \"unplug\"\nnth = 5")),
+    (ONE_TRY, Break::Planned("kind = \"unplug\"\nnth = 5")),
     ("unplugged, back after 1 s", Break::Planned("kind = \"unplug\"\nnth = 5\nms = 1000.0")),
     ("hangs", Break::Planned("kind = \"hang\"\nnth = 5")),
     ("says nothing any more", Break::Command("mute")),
@@ -65,8 +71,9 @@ fn compare(guest: &mut Guest) -> Verdict {
     let mut right = None;
     let mut worse = Vec::new();
     for (name, fault) in FAULTS {
-        let vendor = tell(guest, Who::Vendor, &fault, &mut right)?;
-        let ours = tell(guest, Who::Ours, &fault, &mut right)?;
+        let retries = if name == ONE_TRY { 0 } else { FleetConfig::default().retries };
+        let vendor = tell(guest, Who::Vendor, &fault, retries, &mut right)?;
+        let ours = tell(guest, Who::Ours, &fault, retries, &mut right)?;
         if ours.stuck {
             worse.push(format!("{name}: ours is stuck"));
         }
@@ -86,6 +93,7 @@ fn tell(
     guest: &mut Guest,
     who: Who,
     fault: &Break,
+    retries: u32,
     right: &mut Option<Vec<(String, Vec<u8>)>>,
 ) -> Result<Story, String> {
     let faults = match fault {
@@ -94,7 +102,7 @@ fn tell(
     };
     let setup = Setup { faults, ..Setup::executing(1) };
     let steps = json!([
-        { "do": "config", "set": {}, "open_timeout_s": 15.0, "job_timeout_s": 4.0 },
+        { "do": "config", "set": {}, "open_timeout_s": 15.0, "job_timeout_s": 4.0, "retries": retries },
         { "do": "load", "graph": "a", "blob": model("tiny_fp16_s2.blob")?, "device": 0, "requests": 4, "executors": 2, "depth": 4 },
         { "do": "infer", "graph": "a", "count": 4, "in_flight": 1, "to": "/tmp/warm" },
         { "do": "wait", "seconds": 0.3 },

@@ -1,7 +1,7 @@
 //! This driver, driven by the same list of steps as the vendor's client (`client.py`), with the same answers.
 //!
 //! `config` comes first where it is needed: `{"ordering": "vendor"|"pipelined", "sticks": N, "watchdog": bool,
-//! "reset_foreign": bool, "open_timeout_s": S, "job_timeout_s": S}`. The sticks are
+//! "reset_foreign": bool, "open_timeout_s": S, "job_timeout_s": S, "retries": N}`. The sticks are
 //! booted and opened by the first `load`, all of the fleet's at the same time.
 
 use std::collections::{BTreeMap, VecDeque};
@@ -120,6 +120,9 @@ impl Client {
             let mut config = FleetConfig { ordering, open_timeout, ..FleetConfig::default() };
             if let Some(seconds) = self.config["job_timeout_s"].as_f64() {
                 config.job_timeout = Duration::from_secs_f64(seconds);
+            }
+            if let Some(retries) = self.config["retries"].as_u64() {
+                config.retries = u32::try_from(retries).map_err(|e| format!("retries: {e}"))?;
             }
             let ports = found.iter().take(wanted).map(|f| boot::port(f.id.clone(), options.clone()));
             let builder = ports.fold(Fleet::builder(), |builder, port| builder.port(port));

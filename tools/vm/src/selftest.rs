@@ -11,6 +11,8 @@ use crate::{Verdict, ensure, fleet};
 
 /// Plugged in for this test, executing its networks.
 const STICK: usize = 1;
+/// Its watchdog need not be waited for long.
+const PROFILE: &str = "alert";
 const HOME: &str = "/tmp/selftest";
 
 /// Runs the tool on that stick; what it printed.
@@ -36,7 +38,7 @@ fn answer<'a>(report: &'a str, name: &str) -> &'a str {
 }
 
 pub(crate) fn a_virtual_stick_on_usb_proves_nothing(bench: &mut Bench) -> Verdict {
-    let found = bench.fresh_that_executes(STICK, "stick")?;
+    let found = bench.fresh_that_executes(STICK, PROFILE)?;
     let id = found.id.as_str();
     let failed = |path: &Path, e: std::io::Error| format!("{}: {e}", path.display());
     let reports = Path::new(HOME).join(".local/share/ncs2/field");
@@ -71,7 +73,7 @@ pub(crate) fn a_virtual_stick_on_usb_proves_nothing(bench: &mut Bench) -> Verdic
         (report.replace("\"simulated\": true", "\"simulated\": false"), "pipelined"),
     ] {
         fs::write(&mine, text).map_err(|e| failed(&mine, e))?;
-        let stick = bench.fresh_that_executes(STICK, "stick")?;
+        let stick = bench.fresh_that_executes(STICK, PROFILE)?;
         let tiny = fleet::models().join("tiny_fp16_s1.blob");
         let flags = ["--json", "bench", "--duration", "500ms", "--warmup", "10ms"];
         let document = tool(stick.id.as_str(), &[&flags[..], &[&tiny.to_string_lossy()]].concat())?;

@@ -35,6 +35,7 @@ fn stick(n: usize, speed_mbps: u32) -> StickRun {
         stats: StickStats {
             id: StickId::sim(n),
             simulated: Some("ncs2".into()),
+            paced: None,
             state: StickState::Ready,
             failure: None,
             capabilities: None,

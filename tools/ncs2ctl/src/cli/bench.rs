@@ -9,7 +9,7 @@ use clap::{Args, ValueHint};
 use ncs2::sched::Policy;
 use ncs2::topology::PinPolicy;
 
-use super::{ImageArgs, OrderingArg, duration, positive, positive_duration};
+use super::{ImageArgs, OrderingArg, duration, positive, positive_duration, seed};
 use crate::fallback::FallbackArgs;
 
 /// `bench`
@@ -80,7 +80,7 @@ pub struct BenchArgs {
     #[arg(long, short, value_name = "[NAME=]FILE", num_args = 1.., conflicts_with = "random")]
     pub input: Vec<String>,
     /// Seed of the random inputs
-    #[arg(long, value_name = "SEED", default_value_t = 0)]
+    #[arg(long, value_name = "SEED", default_value_t = 0, value_parser = seed)]
     pub random: u64,
     /// Image preparation.
     #[command(flatten)]
@@ -118,7 +118,12 @@ pub struct BenchArgs {
     )]
     pub trace_out: Option<PathBuf>,
     /// Serve Prometheus metrics at this address while it runs; port 0 takes a free one
-    #[arg(long, value_name = "ADDR:PORT", conflicts_with_all = ["levels", "batch_sizes"])]
+    #[arg(
+        long,
+        value_name = "ADDR:PORT",
+        value_parser = address,
+        conflicts_with_all = ["levels", "batch_sizes"]
+    )]
     pub metrics_listen: Option<SocketAddr>,
     /// Let --metrics-listen take an address that other computers reach
     #[arg(long, requires = "metrics_listen")]
@@ -126,6 +131,10 @@ pub struct BenchArgs {
     /// What stands in for sticks.
     #[command(flatten)]
     pub fallback: FallbackArgs,
+}
+
+fn address(text: &str) -> Result<SocketAddr, String> {
+    text.parse().map_err(|_| format!("expected an address and a port such as 127.0.0.1:9484, found `{text}`"))
 }
 
 /// `--depth`.

@@ -330,7 +330,7 @@ impl Batch<'_> {
         if self.output.is_json() {
             return self.output.line(&result);
         }
-        self.output.text(&text(&result))
+        self.output.prose(&text(&result))
     }
 }
 

@@ -312,7 +312,7 @@ fn finish(
         for line in compared.iter().flat_map(|c| c.lines(report.fps)) {
             said.push_str(&format!("  {}\n", wrap(&line, output.width() - 2, "  ")));
         }
-        output.text(&said)?;
+        output.prose(&said)?;
     }
     if let Some(error) = &measured.error {
         output.remark(&format!("first error: {error}"));

@@ -79,7 +79,7 @@ pub fn info(_global: &Global, output: &Output, file: &Path, with_layers: bool) -
     if output.is_json() {
         output.document(&body)?;
     } else {
-        output.text(&text(output, &body))?;
+        output.prose(&text(output, &body))?;
     }
     Ok(Outcome::Ok)
 }

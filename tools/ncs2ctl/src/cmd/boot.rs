@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use clap::Args;
 use ncs2::transport::usb::{discover, reset};
 use ncs2::{ErrorKind, Port, StickId};
-use ncs2_device::{Engine, face};
+use ncs2_device::{Engine, Identity, VirtualStick, face};
 use serde::Serialize;
 
 use crate::cli::{Global, Sim};
@@ -19,6 +19,10 @@ const BOOT: Duration = Duration::from_secs(20);
 /// Longest wait for a boot ROM after a reset, and after power was given again.
 const RESET: Duration = Duration::from_secs(5);
 const POWER: Duration = Duration::from_secs(10);
+/// Between two looks at a virtual stick that is on its way.
+const LOOK: Duration = Duration::from_millis(5);
+/// Of [`face::StickStatus`]: the host of such a stick is a process, not a kernel.
+const SOCKET_FACE: &str = "socket";
 
 /// `boot`
 #[derive(Args, Debug)]
@@ -113,12 +117,14 @@ pub fn reset(global: &Global, output: &Output, args: &ResetArgs) -> Result<Outco
             let wanted = chosen((0..served.len()).map(StickId::sim).collect(), &global.device)?;
             let command = if args.power { face::Command::Unplug } else { face::Command::Crash };
             let devices = side_by_side(wanted, |id, n: usize| {
+                if served[n].connected && served[n].face == SOCKET_FACE {
+                    return Err(held(id));
+                }
                 face::command(path, n, command)?;
                 if args.power {
                     face::command(path, n, face::Command::Plug)?;
                 }
-                let _ = id;
-                Ok(("unbooted", None))
+                returned(id, || Ok(face::status(path)?.get(n).and_then(|stick| stick.identity)))
             });
             (profile, devices)
         }
@@ -158,7 +164,31 @@ fn reset_virtual(models: &Models, id: &StickId, port: Port, power: bool) -> Done
     } else {
         stick.crash();
     }
+    returned(id, || Ok(stick.inspect(VirtualStick::identity)))
+}
+
+/// Waits until a virtual stick shows its boot ROM.
+fn returned(id: &StickId, identity: impl Fn() -> Result<Option<Identity>>) -> Done {
+    let deadline = Instant::now() + RESET;
+    while identity()? != Some(Identity::Unbooted) {
+        if Instant::now() >= deadline {
+            return Err(Failure::new(
+                ErrorKind::Timeout,
+                format!("{id}: expected its boot ROM within {} s, found none", RESET.as_secs()),
+                "see `ncs2ctl sim status SOCKET`, or end that server and start it again",
+            ));
+        }
+        thread::sleep(LOOK);
+    }
     Ok(("unbooted", None))
+}
+
+fn held(id: &StickId) -> Failure {
+    Failure::new(
+        ErrorKind::InUse,
+        format!("{id}: held by another process of that server"),
+        "end that process first, or use `ncs2ctl sim status SOCKET --detach ID` to pull the stick out",
+    )
 }
 
 /// The sticks that `--device` names, with their places; all without it.
@@ -237,7 +267,7 @@ fn show(
     if output.is_json() {
         output.document(&Body { simulated, profile, devices })?;
     } else {
-        output.text(&text(output, &devices, profile.as_deref()))?;
+        output.prose(&text(output, &devices, profile.as_deref()))?;
     }
     match good {
         n if n == all => Ok(Outcome::Ok),

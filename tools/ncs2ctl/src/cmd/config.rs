@@ -60,7 +60,7 @@ pub fn config(
     }
     let mut text = output.lines(&table);
     text.push_str(&format!("  file: {}\n", path.as_deref().unwrap_or("none")));
-    output.text(&text)?;
+    output.prose(&text)?;
     Ok(Outcome::Ok)
 }
 

@@ -44,7 +44,7 @@ pub fn doctor(global: &Global, output: &Output) -> Result<Outcome> {
     if output.is_json() {
         output.document(&body)?;
     } else {
-        output.text(&text(output, &body))?;
+        output.prose(&text(output, &body))?;
     }
     Ok(if body.failed == 0 { Outcome::Ok } else { Outcome::Negative })
 }

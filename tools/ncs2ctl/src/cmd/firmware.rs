@@ -157,7 +157,7 @@ fn install(global: &Global, output: &Output, from: &Path) -> Result<Outcome> {
         })?;
     } else {
         let what = release.unwrap_or_else(|| "a release that this version does not know".into());
-        output.text(&format!("installed  {}: {} bytes, of {what}\n", file.display(), found.image.len()))?;
+        output.prose(&format!("installed  {}: {} bytes, of {what}\n", file.display(), found.image.len()))?;
     }
     Ok(Outcome::Ok)
 }
@@ -274,7 +274,7 @@ fn list(output: &Output) -> Result<Outcome> {
         text.push_str("found  none\n");
         output.remark("Name one with --firmware FILE or NCS2_FIRMWARE.");
     }
-    output.text(&text)?;
+    output.prose(&text)?;
     Ok(outcome)
 }
 
@@ -301,7 +301,7 @@ fn verify(global: &Global, output: &Output, file: Option<&PathBuf>) -> Result<Ou
             || "unknown to this version, accepted because of --any-firmware".to_owned(),
             |k| format!("{} of {}, size and sha256 right", k.name, k.release),
         );
-        output.text(&format!("{path}: {what}\nproven {}\n", proven.describe()))?;
+        output.prose(&format!("{path}: {what}\nproven {}\n", proven.describe()))?;
     }
     Ok(Outcome::Ok)
 }

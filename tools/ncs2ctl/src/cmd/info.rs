@@ -82,7 +82,7 @@ pub fn info(global: &Global, output: &Output) -> Result<Outcome> {
                 simulation.profile
             ));
         }
-        output.text(&text)?;
+        output.prose(&text)?;
     }
     if let Some(error) = silent {
         output.remark(&format!("telemetry: {error}"));

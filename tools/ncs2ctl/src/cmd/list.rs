@@ -38,7 +38,7 @@ pub fn list(global: &Global, output: &Output) -> Result<Outcome> {
         } else {
             format!(" at {}", global.device.join(", "))
         };
-        output.text(&format!("No Neural Compute Stick 2 found{wanted}.\n"))?;
+        output.prose(&format!("No Neural Compute Stick 2 found{wanted}.\n"))?;
         output.remark("Check plug, cable and hub power, or use virtual sticks with --sim N.");
         return Ok(outcome);
     }
@@ -53,7 +53,7 @@ pub fn list(global: &Global, output: &Output) -> Result<Outcome> {
     if global.sim.is_some() {
         text.push_str(&format!("  {}: no device is behind these\n", output.paint(Style::Warn, "simulated")));
     }
-    output.text(&text)?;
+    output.prose(&text)?;
     Ok(outcome)
 }
 

@@ -114,7 +114,7 @@ pub fn run(global: &Global, output: &Output, args: &RunArgs) -> Result<Outcome> 
     if output.is_json() {
         output.document(&body)?;
     } else {
-        output.text(&text(output, &body, simulation.as_ref()))?;
+        output.prose(&text(output, &body, simulation.as_ref()))?;
     }
     Ok(if pass { Outcome::Ok } else { Outcome::Negative })
 }

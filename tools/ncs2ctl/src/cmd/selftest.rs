@@ -85,7 +85,7 @@ pub fn selftest(global: &Global, output: &Output, args: &SelftestArgs) -> Result
         if output.is_json() {
             output.document(&Replayed { simulated: report.simulated, transfers })?;
         } else {
-            output.text(&format!(
+            output.prose(&format!(
                 "{transfers} transfers replayed as recorded; the findings are those of the report\n"
             ))?;
         }
@@ -124,7 +124,7 @@ pub fn selftest(global: &Global, output: &Output, args: &SelftestArgs) -> Result
     if output.is_json() {
         output.text(&report.text())?;
     } else {
-        output.text(&report.summary())?;
+        output.prose(&report.summary())?;
         match &args.report {
             Some(path) => output.remark(&format!("written to {}", path.display())),
             None => output.remark("--report FILE writes all of it, ready to be sent"),

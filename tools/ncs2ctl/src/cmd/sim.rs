@@ -12,7 +12,8 @@ use super::selftest;
 use crate::cli::{EngineArg, Global, TimingArg};
 use crate::failure::{Failure, Outcome, Result};
 use crate::interrupt::Interrupt;
-use crate::output::Output;
+use crate::open;
+use crate::output::{Output, Style, grouped};
 
 /// `sim …`
 #[derive(Subcommand, Debug)]
@@ -116,7 +117,7 @@ pub struct ServeArgs {
     #[arg(long, value_name = "PROFILE", default_value = "ncs2")]
     profile: String,
     /// Seed of everything that is drawn by chance
-    #[arg(long, value_name = "N", default_value_t = 0)]
+    #[arg(long, value_name = "N", default_value_t = 0, value_parser = crate::cli::seed)]
     seed: u64,
 }
 
@@ -219,7 +220,14 @@ fn serve_until_interrupted(global: &Global, output: &Output, args: &ServeArgs) -
         any_firmware: global.any_firmware,
         seed: args.seed,
         control: args.control.as_deref().map(Address::parse),
+        faults: global.fault.as_deref().map(open::fault_plan).transpose()?,
         ..ServeOptions::default()
+    })
+    .map_err(|error| match error.kind() {
+        ErrorKind::Unsupported if !args.vhci => {
+            Failure::from(error).hint("name sockets that are not there yet, in a folder of yours")
+        }
+        _ => error.into(),
     })?;
     output.remark(&format!("serving {} virtual sticks, simulated, until Ctrl-C", server.sticks()));
     // Its end of the channel lives in the signal handler, so this ends with Ctrl-C alone.
@@ -254,27 +262,24 @@ fn print_sticks(output: &Output, sticks: &[StickStatus]) -> Result<()> {
         });
         return output.document(&Served { simulated: true, sticks: sticks.collect() });
     }
-    let mut text = format!(
-        "{:6} {:9} {:9} {:10} {:>10} {:>6} {:>7} {:>5}  profile\n",
-        "stick", "face", "state", "host", "inferences", "resets", "C", "level"
-    );
+    let headings = ["stick", "face", "state", "host", "inferences", "resets", "C", "level", "profile"];
+    let mut table = output.table(&headings, &["stick", "face", "state", "host", "profile"]);
     for (n, stick) in sticks.iter().enumerate() {
-        let host = if stick.connected { "connected" } else { "none" };
-        text += &format!(
-            "{:6} {:9} {:9} {host:10} {:>10} {:>6} {:>7.1} {:>5}  {}\n",
+        table.add_row([
             format!("sim{n}"),
-            stick.face,
-            stick.state(),
-            stick.inferences,
-            stick.resets,
-            stick.celsius,
-            stick.level,
-            stick.profile
-        );
+            stick.face.clone(),
+            stick.state().to_owned(),
+            if stick.connected { "connected" } else { "none" }.to_owned(),
+            grouped(stick.inferences),
+            stick.resets.to_string(),
+            format!("{:.1}", stick.celsius),
+            stick.level.to_string(),
+            crate::failure::one_line(&stick.profile),
+        ]);
     }
-    output.text(&text)?;
-    output.remark("simulated: no stick is here");
-    Ok(())
+    let mut text = output.lines(&table);
+    text.push_str(&format!("  {}: no device is behind these\n", output.paint(Style::Warn, "simulated")));
+    output.prose(&text)
 }
 
 #[derive(Serialize)]

@@ -19,6 +19,8 @@ use crate::stats::{Snapshot, Source, Stick, Window};
 const HISTORY: usize = 24;
 /// °C that fill a sparkline's height at least.
 const SPAN_C: f64 = 2.0;
+/// Of `thermal`, which shows one look: the load is what happened since one that it took this long before.
+const LOAD_WINDOW: Duration = Duration::from_millis(250);
 
 /// `thermal`
 #[derive(Args, Debug)]
@@ -129,6 +131,10 @@ pub fn thermal(global: &Global, output: &Output, args: &ThermalArgs) -> Result<O
         )?;
     }
     let watching = args.command.is_some();
+    if !watching {
+        watch.look(source.look(false)?);
+        let _ = interrupt.channel().recv_timeout(LOAD_WINDOW);
+    }
     let (mut looks, mut alerted) = (0, false);
     loop {
         let body = watch.look(source.look(true)?);
@@ -138,7 +144,7 @@ pub fn thermal(global: &Global, output: &Output, args: &ThermalArgs) -> Result<O
         } else if args.csv {
             output.text(&csv(&body))?;
         } else {
-            output.text(&watch.text(output, &body, watching))?;
+            output.prose(&watch.text(output, &body, watching))?;
         }
         looks += 1;
         if alerted || count.is_some_and(|count| looks >= count) {
@@ -150,7 +156,7 @@ pub fn thermal(global: &Global, output: &Output, args: &ThermalArgs) -> Result<O
         }
     }
     if !output.is_json() && !args.csv {
-        output.text(&watch.footer(output))?;
+        output.prose(&watch.footer(output))?;
     }
     source.close()?;
     Ok(if alerted { Outcome::Negative } else { Outcome::Ok })
@@ -279,6 +285,9 @@ impl Watch {
                     let line = format!("{}: {reason}", device.id);
                     text.push_str(&format!("  {}\n", wrap(&line, output.width() - 2, "  ")));
                 }
+            }
+            if body.devices.iter().all(|device| device.load_share.is_none()) {
+                text.push_str("  no load to share out: none of them worked between two looks\n");
             }
         }
         for event in &body.events {

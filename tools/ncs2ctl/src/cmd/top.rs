@@ -166,7 +166,7 @@ fn print(output: &Output, view: &View) -> Result {
         let View { simulated, fleets, totals, rows, .. } = view;
         return output.document(&Body { simulated: *simulated, fleets, totals, devices: rows });
     }
-    output.text(&report::text(output, view))
+    output.prose(&report::text(output, view))
 }
 
 fn live(
@@ -178,10 +178,14 @@ fn live(
     means: Means,
 ) -> Result {
     look(source, view, true)?;
-    // Its panic hook gives the terminal back first; we do it on every other way out.
+    full_screen(interrupt, |terminal| show(terminal, source, view, interval, interrupt, work, means))
+}
+
+/// Lends the whole terminal to `body`, and gives it back on every way out: a panic hook does it before the panic is told.
+fn full_screen(interrupt: &Interrupt, body: impl FnOnce(&mut DefaultTerminal) -> Result) -> Result {
     let mut terminal = ratatui::try_init().map_err(no_terminal)?;
     interrupt.restores_terminal();
-    let ended = show(&mut terminal, source, view, interval, interrupt, work, means);
+    let ended = body(&mut terminal);
     ratatui::restore();
     ended
 }
@@ -256,3 +260,6 @@ fn next_policy(policy: Policy) -> Policy {
 fn no_terminal(error: io::Error) -> Failure {
     Failure::new(ErrorKind::Unsupported, format!("the terminal cannot be used: {error}"), "use `top --once`")
 }
+
+#[cfg(test)]
+mod tests;

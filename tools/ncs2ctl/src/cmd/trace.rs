@@ -129,7 +129,7 @@ pub fn trace(output: &Output, args: &TraceArgs) -> Result<Outcome> {
     if output.is_json() {
         output.document(&body)?;
     } else {
-        output.text(&text(output, &body))?;
+        output.prose(&text(output, &body))?;
     }
     if body.stages.is_empty() {
         let stage = args.stage.as_deref().map_or(String::new(), |s| format!(" named {}", one_line(s)));

@@ -107,7 +107,7 @@ fn install(output: &Output, root: Option<&Path>) -> Result {
     for step in next {
         text.push_str(&format!("next: {step}\n"));
     }
-    output.text(&text)
+    output.prose(&text)
 }
 
 /// Aside, then renamed: udev never reads half a rule.

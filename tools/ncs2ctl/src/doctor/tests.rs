@@ -176,3 +176,48 @@ fn a_node_that_may_not_be_opened_is_shown_with_its_mode() {
     let machine = made.machine(1000);
     is(&rights::access(&machine, &sticks(&machine)), Status::Fail, &["1-2", "mode 0", "udev install"]);
 }
+
+/// What a user reads, of a machine with one of each trouble, and of one where all is well.
+#[test]
+fn what_is_said_of_two_machines_is_as_reviewed() {
+    let troubled = Made::new();
+    troubled.put("proc/sys/kernel/osrelease", "6.1.0-test\n").put(".dockerenv", "");
+    troubled.put("sys/module/usbcore/parameters/usbfs_memory_mb", "2\n");
+    troubled.put("sys/module/usbcore/parameters/autosuspend", "2\n");
+    troubled.device("usb1", "1d6b:0002", 480, &[("bDeviceClass", "09"), ("bMaxPower", "0mA")]);
+    let suspends = [("power/control", "auto")];
+    troubled.device("1-1", "03e7:f63b", 480, &suspends).device("1-2", "03e7:2485", 480, &[]);
+    let well = Made::new();
+    well.put("proc/sys/kernel/osrelease", "6.1.0-test\n");
+    well.put("etc/udev/rules.d/70-ncs2.rules", crate::cmd::udev::RULE);
+    well.put("sys/module/usbcore/parameters/usbfs_memory_mb", "128\n");
+    well.put("sys/module/usbcore/parameters/autosuspend", "-1\n");
+    well.device("usb2", "1d6b:0003", 5000, &[("bDeviceClass", "09"), ("bMaxPower", "0mA")]);
+    well.device("2-1", "03e7:f63b", 5000, &[("power/control", "on")]);
+    let mut text = String::new();
+    for (name, made, uid) in [("troubled", &troubled, 1000), ("well", &well, 0)] {
+        let machine = made.machine(uid);
+        let devices = usb::devices(&machine);
+        let found = sticks(&machine);
+        let checks = [
+            host::kernel(&machine),
+            host::container(&machine),
+            usb::sticks(&machine, &found),
+            rights::rule(&machine),
+            rights::group(&machine),
+            usb::memory(&machine, found.len()),
+            usb::autosuspend(&machine, &found),
+            usb::hubs(&devices),
+            usb::speed(&found),
+        ];
+        text.push_str(&format!("{name}\n"));
+        for Check { name, status, evidence, mend } in checks {
+            text.push_str(&format!("{}  {name:<12}  {evidence}\n", status.as_str()));
+            text.extend(mend.map(|mend| format!("                    -> {mend}\n")));
+        }
+    }
+    for made in [&troubled, &well] {
+        text = text.replace(&*made.folder.path().to_string_lossy(), "");
+    }
+    insta::assert_snapshot!("machines", text);
+}

@@ -230,8 +230,7 @@ impl Report {
         }
         text.push('\n');
         for (name, finding) in &self.unknowns {
-            let answer: String = finding.answer.chars().take(60).collect();
-            text += &format!("{name:20} {answer}\n");
+            text += &format!("{name:20}  {}\n", finding.answer);
         }
         text
     }

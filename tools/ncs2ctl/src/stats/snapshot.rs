@@ -69,6 +69,9 @@ pub struct Stick {
     pub simulated: bool,
     /// Of a virtual one.
     pub profile: Option<String>,
+    /// Whether a virtual one has kept its model's pace.
+    #[serde(default)]
+    pub paced: Option<bool>,
     /// `starting`, `ready`, `lost`, `closed`.
     pub state: String,
     /// Why it is lost.

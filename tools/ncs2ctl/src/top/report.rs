@@ -78,7 +78,7 @@ pub fn whose(view: &View) -> Vec<String> {
 /// One look as text.
 pub fn text(output: &Output, view: &View) -> String {
     let mut text = format!("{}\n", output.paint(Style::Bold, speed(&view.totals)));
-    text.push_str(&format!("{}\n", counts(&view.totals)));
+    text.push_str(&format!("{}\n", wrap(&counts(&view.totals), output.width(), "")));
     for line in whose(view) {
         text.push_str(&format!("{}\n", wrap(&line, output.width(), "")));
     }

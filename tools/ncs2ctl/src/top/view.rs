@@ -295,9 +295,9 @@ fn totals(snapshots: &[Snapshot], windows: &[Window], own: bool, no_tops: Option
     };
     let sticks: usize = snapshots.iter().map(|s| s.sticks.len()).sum();
     let tops_peak = PEAK_TOPS * sticks as f64;
-    let foreign = (!own && snapshots.iter().any(|s| s.simulated))
-        .then_some("the process of the virtual sticks does not tell whether it keeps the pace of the model");
-    let reason = no_tops.or(foreign).or_else(|| windows.iter().find_map(|w| w.tops_reason));
+    let foreign =
+        || snapshots.iter().flat_map(|s| &s.sticks).filter(|s| !own && s.simulated).find_map(unpaced);
+    let reason = no_tops.or_else(foreign).or_else(|| windows.iter().find_map(|w| w.tops_reason));
     let tops = all(|w| w.tops).filter(|_| reason.is_none());
     Totals {
         fps: all(|w| w.fps).map(|fps| rounded(fps, 10.0)),
@@ -310,6 +310,17 @@ fn totals(snapshots: &[Snapshot], windows: &[Window], own: bool, no_tops: Option
         retried: sum(|s| s.retried),
         fallback: sum(|s| s.fallback),
         queued: sum(|s| s.queued),
+    }
+}
+
+/// Why the speed of a virtual stick of another process is none of the model.
+fn unpaced(stick: &Stick) -> Option<&'static str> {
+    match stick.paced {
+        Some(true) => None,
+        Some(false) => Some("the virtual sticks did not keep the pace of the model, or their timing is zero"),
+        None => {
+            Some("the process of the virtual sticks does not tell whether they keep the pace of the model")
+        }
     }
 }
 

@@ -40,7 +40,12 @@ pub struct Ran {
 
 /// Runs with these arguments. No output may hold ANSI codes or a line over 120 columns: nothing here is a terminal.
 pub fn run(args: &[&str]) -> Ran {
-    let output = ncs2ctl().args(args).output().expect("it starts");
+    run_at(120, args)
+}
+
+/// As [`run`], with this many columns.
+pub fn run_at(width: usize, args: &[&str]) -> Ran {
+    let output = ncs2ctl().args(args).env("COLUMNS", width.to_string()).output().expect("it starts");
     let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("UTF-8");
     let ran = Ran {
         code: output.status.code().expect("it exits by itself"),
@@ -52,7 +57,7 @@ pub fn run(args: &[&str]) -> Ran {
     let exempt = ["--json", "man", "completions", "decode"];
     if !exempt.iter().any(|word| args.contains(word)) {
         for line in ran.stdout.lines() {
-            assert!(columns(line) <= 120, "{args:?}: {} columns: {line}", columns(line));
+            assert!(columns(line) <= width, "{args:?}: {} columns of {width}: {line}", columns(line));
         }
     }
     ran

@@ -92,7 +92,7 @@ pub fn text(output: &Output, body: &Body) -> String {
         "top-1",
         "top-5",
     ];
-    let mut table = output.table(&headings, &["graph", "weights"]);
+    let mut table = output.table(&headings, &["graph", "weights", "input"]);
     let share = |x: Option<f64>| x.map_or("-".to_owned(), |x| format!("{:.1} %", 100.0 * x));
     for row in &body.rows {
         table.add_row([

@@ -1,5 +1,7 @@
 //! The screen as text, for a reviewer to read.
 
+use std::collections::BTreeSet;
+
 use ratatui::Terminal;
 use ratatui::backend::TestBackend;
 use serde_json::json;
@@ -55,6 +57,29 @@ fn the_whole_view() {
 }
 
 #[test]
+fn tops_of_virtual_sticks_are_those_of_a_model_that_kept_its_pace() {
+    let tops = |paced: &[Option<bool>]| {
+        let mut view = View::new(false, Sort::Id);
+        for second in 1..=2 {
+            let mut now = snapshot(second);
+            now.simulated = true;
+            for (stick, paced) in now.sticks.iter_mut().zip(paced) {
+                (stick.simulated, stick.paced) = (true, *paced);
+            }
+            view.handle_look(vec![now]);
+        }
+        (view.totals.tops, view.totals.tops_reason.unwrap_or_default())
+    };
+    let (yes, no) = (Some(true), Some(false));
+    let (found, why) = tops(&[yes, yes, yes]);
+    assert!(found.is_some_and(|tops| (0.1..1.0).contains(&tops)) && why.is_empty(), "{found:?} {why}");
+    for (paced, word) in [([yes, no, yes], "did not keep"), ([yes, yes, None], "does not tell")] {
+        let (found, why) = tops(&paced);
+        assert!(found.is_none() && why.contains(word), "{found:?} {why}");
+    }
+}
+
+#[test]
 fn every_size_can_be_drawn() {
     let view = view();
     for (width, height) in [(1, 1), (20, 3), (40, 8), (80, 10), (80, 24), (300, 100)] {
@@ -63,6 +88,27 @@ fn every_size_can_be_drawn() {
     }
     // The rows that do not fit can be scrolled to.
     assert!(shown(&view, 120, 12, true).contains("1-1"));
+}
+
+/// Every word at any width is one of those that a wide screen shows.
+#[test]
+fn narrow_screens_break_no_word() {
+    let view = view();
+    let words = |text: &str| -> BTreeSet<String> {
+        let words = text.split(|c: char| c.is_whitespace() || c == '"');
+        words.filter(|word| word.contains(char::is_alphanumeric)).map(str::to_owned).collect()
+    };
+    let whole = words(&shown(&view, 120, 30, true));
+    for width in [30, 40, 60, 80, 100] {
+        let text = shown(&view, width, 30, true);
+        let broken: Vec<String> = words(&text).into_iter().filter(|word| !whole.contains(&**word)).collect();
+        // Without its range a plot's title ends here.
+        let broken: Vec<&String> =
+            broken.iter().filter(|word| !whole.contains(&format!("{word},"))).collect();
+        assert!(broken.is_empty(), "{width}: {broken:?} in\n{text}");
+        assert!(["1-3", "state", "q quit"].iter().all(|word| text.contains(word)), "{width}:\n{text}");
+    }
+    insta::assert_snapshot!("narrow", shown(&view, 80, 24, true));
 }
 
 #[test]
