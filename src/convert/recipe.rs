@@ -100,6 +100,13 @@ pub struct Scratch {
     packed: Vec<u64>,
 }
 
+fn fits(tensor: &IoTensor, given: &Numbers, expected: usize) -> Result<()> {
+    if given.len() == expected {
+        return Ok(());
+    }
+    Err(invalid(format!("input {}: expected {expected} numbers, found {}", tensor.name, given.len())))
+}
+
 fn invalid(detail: String) -> Error {
     Error::new(ErrorKind::InvalidInput, "prepare input").detail(detail)
 }
@@ -119,30 +126,7 @@ impl Recipe {
             )));
         }
         for (tensor, recipe) in graph.inputs.iter().zip(&self.inputs) {
-            let channels = channels(tensor);
-            for (what, values) in [("means", &recipe.mean), ("scales", &recipe.scale)] {
-                if !matches!(values.len(), 0 | 1) && values.len() != channels {
-                    let found = values.len();
-                    return Err(invalid(format!(
-                        "input {}: expected 1 or {channels} {what}, found {found}",
-                        tensor.name
-                    )));
-                }
-            }
-            if recipe.scale.iter().any(|s| !s.is_normal()) || recipe.mean.iter().any(|m| !m.is_finite()) {
-                return Err(invalid(format!(
-                    "input {}: expected scales other than 0, and finite means",
-                    tensor.name
-                )));
-            }
-            if matches!(tensor.dtype, DataType::I8 | DataType::S32) {
-                let detail = format!(
-                    "input {} takes {}; lay out its bytes yourself",
-                    tensor.name,
-                    tensor.dtype.as_str()
-                );
-                return Err(Error::new(ErrorKind::Unsupported, "prepare input").detail(detail));
-            }
+            recipe.check(tensor)?;
         }
         Ok(())
     }
@@ -167,20 +151,10 @@ impl Recipe {
         let batch = graph.batch.max(1) as usize;
         for (at, (tensor, given)) in graph.inputs.iter().zip(numbers).enumerate() {
             let recipe = self.inputs.get(at).unwrap_or(&plain);
-            let resized = match &recipe.resize {
-                Some(resize) => Some(resize(given, tensor)?),
-                None => None,
-            };
+            let resized = recipe.resized(tensor, given)?;
             let given = resized.as_ref().unwrap_or(given);
             let count = layout::elements(tensor);
-            if given.len() != count * batch {
-                return Err(invalid(format!(
-                    "input {}: expected {} numbers, found {}",
-                    tensor.name,
-                    count * batch,
-                    given.len()
-                )));
-            }
+            fits(tensor, given, count * batch)?;
             for b in 0..batch {
                 let from = tensor.offset + b * tensor.bytes();
                 let to = &mut element[from..from + tensor.bytes()];
@@ -227,6 +201,58 @@ fn channels(tensor: &IoTensor) -> usize {
 }
 
 impl InputRecipe {
+    /// Checks what can be known before any number is there.
+    ///
+    /// # Errors
+    /// As [`Recipe::check`].
+    pub fn check(&self, tensor: &IoTensor) -> Result<()> {
+        let channels = channels(tensor);
+        for (what, values) in [("means", &self.mean), ("scales", &self.scale)] {
+            if !matches!(values.len(), 0 | 1) && values.len() != channels {
+                let found = values.len();
+                return Err(invalid(format!(
+                    "input {}: expected 1 or {channels} {what}, found {found}",
+                    tensor.name
+                )));
+            }
+        }
+        if self.scale.iter().any(|s| !s.is_normal()) || self.mean.iter().any(|m| !m.is_finite()) {
+            return Err(invalid(format!(
+                "input {}: expected scales other than 0, and finite means",
+                tensor.name
+            )));
+        }
+        if matches!(tensor.dtype, DataType::I8 | DataType::S32) {
+            let detail =
+                format!("input {} takes {}; lay out its bytes yourself", tensor.name, tensor.dtype.as_str());
+            return Err(Error::new(ErrorKind::Unsupported, "prepare input").detail(detail));
+        }
+        Ok(())
+    }
+
+    /// One batch element in the network's own type, packed in the order that users write (N, C, H, W): what
+    /// [`layout::scatter`] takes.
+    ///
+    /// # Errors
+    /// As [`Recipe::prepare`].
+    pub fn packed(&self, tensor: &IoTensor, given: &Numbers) -> Result<Vec<u8>> {
+        self.check(tensor)?;
+        let resized = self.resized(tensor, given)?;
+        let given = resized.as_ref().unwrap_or(given);
+        let count = layout::elements(tensor);
+        fits(tensor, given, count)?;
+        let bytes = count * tensor.dtype.bytes();
+        // Words, so that numbers of every type lie aligned in them.
+        let mut words = vec![0u64; bytes.div_ceil(8)];
+        let to = &mut zerocopy::IntoBytes::as_mut_bytes(words.as_mut_slice())[..bytes];
+        self.pack(tensor, given, 0..count, to, &mut Scratch::default());
+        Ok(to.to_vec())
+    }
+
+    fn resized(&self, tensor: &IoTensor, given: &Numbers) -> Result<Option<Numbers>> {
+        self.resize.as_ref().map(|resize| resize(given, tensor)).transpose()
+    }
+
     /// `(x − mean) / scale` for one channel of the network.
     fn affine(&self, channel: usize) -> Affine {
         let of = |values: &[f32], none: f32| match values {

@@ -317,6 +317,10 @@ impl Graph {
         if let (Some(deadline), None, Some(_)) = (deadline, pinned, &shared.config.fallback) {
             shared.bell.at(spill_at(submitted, deadline));
         }
+        // Where no stick is left the fallback takes it now, not when the next attempt to reconnect has failed.
+        if shared.config.fallback.is_some() && !self.is_at_work(&core, pinned) {
+            shared.fail_hopeless(&mut core);
+        }
         let rings = shared.carry_out(&mut core);
         drop(core);
         shared.ring(rings);
@@ -362,21 +366,26 @@ impl Graph {
         }
     }
 
-    /// A request that no stick will ever take is refused at once.
-    fn check_hope(&self, core: &Core, pinned: Option<usize>) -> Result<()> {
-        let shared = &self.0.shared;
-        let Some(entry) = core.graph(self.0.no) else {
-            return Err(closed("submit"));
-        };
+    /// Whether a stick that may take the request has the graph and takes requests.
+    fn is_at_work(&self, core: &Core, pinned: Option<usize>) -> bool {
+        let Some(entry) = core.graph(self.0.no) else { return false };
         let at_work = |at: usize| {
             matches!(entry.on[at].presence, Presence::Loaded) && core.sticks[at].state == StickState::Ready
         };
-        let sure = match pinned {
+        match pinned {
             Some(at) => at_work(at),
             None => (0..entry.on.len()).any(at_work),
-        };
+        }
+    }
+
+    /// A request that no stick will ever take is refused at once.
+    fn check_hope(&self, core: &Core, pinned: Option<usize>) -> Result<()> {
+        let shared = &self.0.shared;
+        if core.graph(self.0.no).is_none() {
+            return Err(closed("submit"));
+        }
         // The fallback takes what no stick will.
-        if sure || shared.config.fallback.is_some() && pinned.is_none() {
+        if self.is_at_work(core, pinned) || shared.config.fallback.is_some() && pinned.is_none() {
             return Ok(());
         }
         shared.no_hope(core, self.0.no, pinned, shared.clock.now()).map_or(Ok(()), Err)

@@ -205,3 +205,27 @@ proptest::proptest! {
         proptest::prop_assert_eq!(largest(&values, count), sorted);
     }
 }
+
+#[test]
+fn one_element_packed_is_what_a_whole_input_is_made_of() {
+    let recipe = InputRecipe {
+        layout: Layout::Interleaved,
+        mean: vec![1.0, 2.0, 3.0],
+        scale: vec![2.0],
+        bgr: true,
+        ..InputRecipe::default()
+    };
+    let pixels = Numbers::U8((0..3 * 5 * 7).map(|n| n as u8).collect());
+    for (dtype, gap) in [(DataType::F16, 0), (DataType::F16, 6), (DataType::F32, 4), (DataType::U8, 1)] {
+        let tensor = tensor(dtype, [3, 5, 7], gap);
+        let graph = graph(vec![tensor.clone()], Vec::new(), 1);
+        let whole = Recipe { inputs: vec![recipe.clone()], top: 0 };
+        let mut element = vec![0xaa; graph.input_bytes];
+        let packed = recipe.packed(&tensor, &pixels).expect("good numbers");
+        layout::scatter(&tensor, &packed, &mut element);
+        assert_eq!(element, prepare(&graph, &whole, pixels.clone()), "{dtype:?}, gaps of {gap}");
+    }
+    let few = Numbers::U8([1, 2].into());
+    let error = recipe.packed(&tensor(DataType::U8, [3, 5, 7], 0), &few).expect_err("too few");
+    assert!(error.to_string().contains("expected 105 numbers, found 2"), "{error}");
+}

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 use tempfile::TempDir;
+use tool::redact::figures;
 use tool::{model, ncs2ctl};
 use zip::write::SimpleFileOptions;
 
@@ -389,4 +390,29 @@ fn references_from_files_need_no_openvino() {
     home.fails(&[&base[..], &["--reference", &wrong]].concat(), &["expected 10 values for output prob"]);
     let output = home.command(&base).output().expect("it starts");
     assert_eq!(output.status.code(), Some(64), "one file and no reference");
+}
+
+/// With a stand-in for the vendor's compiler; texts of the real one have snapshots with `tests/openvino.rs`.
+#[test]
+#[cfg_attr(not(target_arch = "x86_64"), ignore = "the vendor's compiler is for x86-64")]
+fn texts_are_as_reviewed() {
+    let home = Home::with_fake_compiler();
+    let file = |name: &str| model(name).to_str().expect("UTF-8").to_owned();
+    let (tiny, blob) = (onnx("tiny.onnx"), file("tiny_fp16_s1.blob"));
+    let (input, expected) = (file("tiny_fp16_s1.in.data.npy"), file("tiny_fp16_s1.out.prob.npy"));
+    let check =
+        ["--sim", "1", "--timing", "zero", "check", &blob, "--input", &input, "--reference", &expected];
+    for (name, code, args) in [
+        ("compile", 0, vec!["compile", &tiny, "-o", "net.blob"]),
+        ("compile-cached", 0, vec!["compile", &tiny, "-o", "net.blob"]),
+        ("check", 0, check.to_vec()),
+        ("check-beyond", 1, [&check[..], &["--tolerance", "0"]].concat()),
+    ] {
+        let output = home.command(&args).output().expect("it starts");
+        let stdout = String::from_utf8(output.stdout).expect("UTF-8");
+        assert_eq!((output.status.code(), output.stderr.as_slice()), (Some(code), &b""[..]), "{name}");
+        assert!(stdout.lines().all(|line| tool::columns(line) <= 120), "{name}: {stdout}");
+        let settled = stdout.replace(&tiny, "tiny.onnx").replace(&blob, "tiny.blob");
+        insta::assert_snapshot!(name, figures(&settled));
+    }
 }

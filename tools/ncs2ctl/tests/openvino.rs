@@ -376,4 +376,18 @@ fn openvino_stands_in_for_sticks_that_are_gone() {
     let d = setup.json(0, &args);
     assert_eq!((&d["fallback"], &d["device"]), (&true.into(), &"cpu-openvino".into()));
     assert_eq!(d["checks"][0]["pass"], true, "{d}");
+    // Its INT8 form stands in as well: the same best class as a stick's, not quite the same number.
+    let int8 = committed("tiny_qdq.onnx");
+    let best = |flags: &[&str]| {
+        let start = ["--sim", "1", "--timing", "zero", "run", &blob, "--random", "1", "--top", "1"];
+        let d = setup.json(0, &[&start[..], flags].concat());
+        let top = &d["outputs"][0]["top"][0];
+        (d["device"].clone(), top["index"].clone(), top["value"].as_f64().expect("a number"))
+    };
+    let (stick, class, value) = best(&[]);
+    let flags = ["--fault", &plan, "--fallback", "openvino", "--fallback-model", text(&int8)];
+    let (cpu, same, near) = best(&flags);
+    assert_eq!((stick, cpu), ("sim0".into(), "cpu-openvino".into()));
+    assert_eq!(class, same);
+    assert!(value != near && (value - near).abs() < 0.01, "{value} and {near}");
 }

@@ -1,4 +1,4 @@
-//! Pictures as tensors: resized to what the network takes, channels first, mean and scale.
+//! Pictures as tensors: read, cut and resized to what the network takes. Channels, mean and scale are the library's affair.
 
 use std::path::Path;
 
@@ -6,16 +6,18 @@ use image::imageops::FilterType;
 use image::{DynamicImage, ImageError, ImageReader};
 use ncs2::ErrorKind;
 use ncs2::blob::{DataType, IoTensor};
+use ncs2::convert::recipe::{InputRecipe, Layout, Numbers};
 
-use super::{Array, Values, layout, shape_text};
+use super::{layout, shape_text};
 use crate::failure::{Failure, Result};
 use crate::flags::{Crop, ImageArgs};
 
 /// Pixels of a picture that was resized before it is cut.
 const LARGEST_PIXELS: u64 = 1 << 28;
 
-/// Reads a picture for `tensor`: `(pixel − mean) / scale`, cut as `--crop` says, bilinear, red first unless `--bgr`.
-pub fn read(path: &Path, tensor: &IoTensor, args: &ImageArgs) -> Result<Array> {
+/// Reads a picture for `tensor`: `(pixel − mean) / scale`, cut as `--crop` says, bilinear, red first unless `--bgr`. Packed, in
+/// the tensor's own type.
+pub fn read(path: &Path, tensor: &IoTensor, args: &ImageArgs) -> Result<Vec<u8>> {
     let bad = |expected: String, found: String, hint: &str| {
         Failure::new(
             ErrorKind::InvalidInput,
@@ -41,8 +43,19 @@ pub fn read(path: &Path, tensor: &IoTensor, args: &ImageArgs) -> Result<Array> {
             "leave them out: a network that takes u8 does this itself",
         ));
     }
-    let mean = per_channel("--mean", &args.mean, channels, 0.0)?;
-    let scale = per_channel("--scale", &args.scale, channels, 1.0)?;
+    let recipe = InputRecipe {
+        layout: Layout::Interleaved,
+        mean: args.mean.clone(),
+        scale: args.scale.clone(),
+        bgr: args.bgr,
+        resize: None,
+    };
+    recipe.check(tensor).map_err(|e| match e.kind() {
+        ErrorKind::InvalidInput => {
+            Failure::usage(format!("--mean, --scale: {e}"), "see `ncs2ctl run --help`")
+        }
+        _ => e.into(),
+    })?;
 
     let reader = ImageReader::open(path)
         .and_then(ImageReader::with_guessed_format)
@@ -61,19 +74,7 @@ pub fn read(path: &Path, tensor: &IoTensor, args: &ImageArgs) -> Result<Array> {
     } else {
         image::imageops::resize(&picture.to_luma8(), w, h, FilterType::Triangle).into_raw()
     };
-    let plane = |c: usize| {
-        let c = if args.bgr { channels - 1 - c } else { c };
-        pixels.iter().skip(c).step_by(channels).copied()
-    };
-    let values = if prepared {
-        let prepare = |c: usize| plane(c).map(move |p| (f32::from(p), c));
-        let value = |(p, c): (f32, usize)| (p - mean[c]) / scale[c];
-        Values::F32((0..channels).flat_map(prepare).map(value).collect())
-    } else {
-        Values::U8((0..channels).flat_map(plane).collect())
-    };
-    // C, H, W are in this order in every shape that has one N or none.
-    Ok(Array { shape, values })
+    Ok(recipe.packed(tensor, &Numbers::U8(pixels.into()))?)
 }
 
 /// The part of the picture that `crop` says, for a network of `w` by `h`. `(expected, found)` where it has no such part.
@@ -117,26 +118,10 @@ fn cut(picture: DynamicImage, crop: Option<Crop>, w: u32, h: u32) -> Result<Dyna
     }
 }
 
-fn per_channel(flag: &str, given: &[f32], channels: usize, default: f32) -> Result<Vec<f32>> {
-    let usage = |found: String| {
-        Failure::usage(
-            format!("{flag}: expected one number or {channels}, one for each channel, found {found}"),
-            "see `ncs2ctl run --help`",
-        )
-    };
-    match given {
-        [] => Ok(vec![default; channels]),
-        _ if given.iter().any(|x| !x.is_finite()) => Err(usage("one that is not finite".into())),
-        _ if flag == "--scale" && given.contains(&0.0) => Err(usage("a zero".into())),
-        [one] => Ok(vec![*one; channels]),
-        all if all.len() == channels => Ok(all.to_vec()),
-        all => Err(usage(all.len().to_string())),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::tensor::Values;
     use image::{Rgb, RgbImage};
     use ncs2::blob::Order;
 
@@ -161,14 +146,21 @@ mod tests {
         picture.put_pixel(1, 0, Rgb([40, 50, 60]));
         picture.save(&path).expect("written");
         let plain = ImageArgs::default();
-        let array = read(&path, &tensor(DataType::U8), &plain).expect("fits");
-        assert_eq!(array.values, Values::U8(vec![10, 40, 20, 50, 30, 60]));
+        let bytes = read(&path, &tensor(DataType::U8), &plain).expect("fits");
+        assert_eq!(bytes, [10, 40, 20, 50, 30, 60]);
         let bgr = ImageArgs { bgr: true, mean: vec![10.0], scale: vec![10.0], crop: None };
-        let array = read(&path, &tensor(DataType::F16), &bgr).expect("fits");
-        assert_eq!(array.values, Values::F32(vec![2.0, 5.0, 1.0, 4.0, 0.0, 3.0]));
+        let packed = read(&path, &tensor(DataType::F16), &bgr).expect("fits");
+        let values = Values::decode(DataType::F16, &packed).to_f64();
+        assert_eq!(values, [2.0, 5.0, 1.0, 4.0, 0.0, 3.0]);
         assert!(read(&path, &tensor(DataType::U8), &bgr).is_err(), "mean on u8");
         let two = ImageArgs { mean: vec![1.0, 2.0], ..plain };
-        assert!(read(&path, &tensor(DataType::F16), &two).is_err(), "two means for three channels");
+        let Err(Failure::Report(report)) = read(&path, &tensor(DataType::F16), &two) else {
+            panic!("two means for three channels")
+        };
+        assert_eq!(report.exit, crate::failure::exit::USAGE);
+        assert!(
+            report.message.contains("--mean, --scale: ") && report.message.contains("1 or 3 means, found 2")
+        );
     }
 
     #[test]

@@ -145,7 +145,7 @@ fn read(path: &Path, tensor: &IoTensor, args: &ImageArgs) -> Result<Vec<u8>> {
         path.extension().and_then(|e| e.to_str()).map(str::to_ascii_lowercase).unwrap_or_default();
     match extension.as_str() {
         "npy" => pack(path, &npy::read(path)?, tensor),
-        "png" | "jpg" | "jpeg" => pack(path, &image::read(path, tensor, args)?, tensor),
+        "png" | "jpg" | "jpeg" => image::read(path, tensor, args),
         "bin" | "raw" => raw(path, tensor),
         _ => {
             // A file that is not there is the likelier mistake, and deserves its own words.
