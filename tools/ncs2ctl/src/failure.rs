@@ -53,7 +53,28 @@ pub struct Report {
     pub exit: u8,
 }
 
+/// A failure inside a document.
+#[derive(Debug, serde::Serialize)]
+pub struct Told<'a> {
+    /// As in [`Report`].
+    pub kind: &'a str,
+    /// As in [`Report`].
+    pub message: &'a str,
+    /// As in [`Report`].
+    pub hint: &'a str,
+}
+
 impl Failure {
+    /// As documents show it; `None` where nobody reads any more.
+    pub fn told(&self) -> Option<Told<'_>> {
+        match self {
+            Failure::BrokenPipe => None,
+            Failure::Report(report) => {
+                Some(Told { kind: report.kind, message: &report.message, hint: &report.hint })
+            }
+        }
+    }
+
     /// A failure of `kind`, exit 2.
     pub fn new(kind: ErrorKind, message: impl Into<String>, hint: impl Into<String>) -> Self {
         Self::report(kind.as_str(), message.into(), hint.into(), exit::FAILURE)

@@ -9,7 +9,7 @@ use std::time::Duration;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
 
-use crate::failure::{Failure, Outcome, Report, Result, exit};
+use crate::failure::{Failure, Outcome, Report, Result, Told, exit};
 use crate::flags::{ColorArg, Global};
 
 pub use table::Table;
@@ -158,6 +158,33 @@ impl Output {
         }
     }
 
+    /// What went wrong beside the result without spoiling it: to stderr unless quiet, in JSON mode, too.
+    pub fn warn(&self, text: &str) {
+        if !self.quiet {
+            let _ = writeln!(io::stderr(), "{}", crate::failure::one_line(text));
+        }
+    }
+
+    /// What failed after the result was written to stdout: there is one document, so this is a line on stderr in JSON mode, too.
+    pub fn failed_behind(&self, failure: &Failure) -> Outcome {
+        match failure {
+            Failure::BrokenPipe => Outcome::Ok,
+            Failure::Report(report) => {
+                self.error_line(report);
+                Outcome::Failed
+            }
+        }
+    }
+
+    fn error_line(&self, report: &Report) {
+        let bad = if io::stderr().is_terminal() && self.color { "\x1b[31merror:\x1b[0m" } else { "error:" };
+        let mut line = format!("{bad} {}; {}", report.message, report.hint);
+        if io::stderr().is_terminal() {
+            line = wrap(&line, self.width - 7, "       ");
+        }
+        let _ = writeln!(io::stderr(), "{line}");
+    }
+
     /// Shows a failure and says how to exit.
     pub fn failure(&self, failure: &Failure) -> u8 {
         let report = match failure {
@@ -167,25 +194,12 @@ impl Output {
         if self.json {
             #[derive(Serialize)]
             struct ErrorBody<'a> {
-                error: Shown<'a>,
+                error: Option<Told<'a>>,
             }
-            #[derive(Serialize)]
-            struct Shown<'a> {
-                kind: &'a str,
-                message: &'a str,
-                hint: &'a str,
-            }
-            let Report { kind, message, hint, .. } = &**report;
             // The exit code still tells when even this cannot be written.
-            let _ = self.document(&ErrorBody { error: Shown { kind, message, hint } });
+            let _ = self.document(&ErrorBody { error: failure.told() });
         } else {
-            let bad =
-                if io::stderr().is_terminal() && self.color { "\x1b[31merror:\x1b[0m" } else { "error:" };
-            let mut line = format!("{bad} {}; {}", report.message, report.hint);
-            if io::stderr().is_terminal() {
-                line = wrap(&line, self.width - 7, "       ");
-            }
-            let _ = writeln!(io::stderr(), "{line}");
+            self.error_line(report);
         }
         report.exit
     }

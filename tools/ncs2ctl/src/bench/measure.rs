@@ -82,6 +82,8 @@ pub struct StickRun {
 pub struct Measured {
     /// How long.
     pub elapsed: Duration,
+    /// What came before, warm-up and search for depths.
+    pub warmed: Duration,
     /// Between both ends of the measurement, per stick.
     pub sticks: Vec<StickRun>,
     /// What the load generator saw, of all networks together.
@@ -120,6 +122,12 @@ impl StickRun {
 }
 
 impl Measured {
+    /// The sticks went away, or requests failed that no window counts: what the windows say is not the whole truth.
+    pub fn was_cut_short(&self) -> bool {
+        let all_lost = self.tally.fallback.is_none() && self.sticks.iter().all(|s| s.stats.failure.is_some());
+        self.gave_up || all_lost || self.tally.total_failed > self.tally.failed
+    }
+
     /// Largest depth in force of any graph on any stick; 0 without one.
     pub fn depth_in_force(&self) -> u32 {
         self.sticks.iter().filter_map(StickRun::depth_in_force).max().unwrap_or(0)
@@ -214,6 +222,7 @@ pub fn measure(
     load.set_measuring(true);
     tracing::debug!("measuring");
     let start = Instant::now();
+    let warmed = start - begin;
     let window = window(times.duration);
     let (mut windows, mut window_start, mut window_count) = (Vec::new(), start, 0);
     bar.set_prefix("measure");
@@ -255,6 +264,7 @@ pub fn measure(
     let end = fleet.stats();
     Ok(Measured {
         elapsed,
+        warmed,
         sticks: sticks(&before, &after, &heat),
         sent: served.iter().map(|s| s.sent).sum(),
         served,

@@ -98,6 +98,8 @@ pub struct Report {
     pub config: Config,
     pub interrupted: bool,
     pub seconds: f64,
+    /// What came before, the search for depths too.
+    pub warmup_seconds: f64,
     pub completed: u64,
     pub failed: u64,
     pub lost: u64,
@@ -348,6 +350,7 @@ impl Report {
             config: context.config.clone(),
             interrupted: measured.interrupted,
             seconds: round(seconds),
+            warmup_seconds: round(measured.warmed.as_secs_f64()),
             completed,
             failed: measured.tally.failed,
             // What was sent ends in an answer or in an error; anything else was lost on the way.

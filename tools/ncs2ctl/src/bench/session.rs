@@ -35,6 +35,15 @@ impl Run {
     pub fn is_over(&self) -> bool {
         self.measured.interrupted || self.measured.gave_up
     }
+
+    /// Why it is no measurement, or was cut short: taken out of it.
+    pub fn trouble(&mut self) -> Option<Failure> {
+        let nothing = self.measured.tally.completed() == 0 && !self.measured.interrupted;
+        if !nothing && !self.measured.was_cut_short() {
+            return None;
+        }
+        self.measured.error.take().map(Failure::from)
+    }
 }
 
 /// What all sessions of a command share.
@@ -216,7 +225,7 @@ impl<'a> Session<'a> {
     /// Drains and closes the sticks.
     pub fn close(self) -> Result {
         drop(self.server);
-        self.opened.close()
+        self.opened.close(self.command.output)
     }
 }
 

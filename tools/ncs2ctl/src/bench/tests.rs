@@ -81,6 +81,7 @@ fn measured(speed_mbps: u32) -> Measured {
     let mut served = Tally::default();
     served.merge(&tally);
     Measured {
+        warmed: Duration::from_secs(1),
         elapsed: Duration::from_secs(10),
         sticks: vec![stick(0, speed_mbps), stick(1, speed_mbps)],
         served: vec![Served { tally: served, sent: 1903 }],
@@ -309,7 +310,7 @@ fn an_answer_that_is_not_the_reference_is_counted() {
         assert_eq!(sent, tally.total_answered);
         assert!((mismatched - wrong * completed).abs() <= 2.0 * (wrong * (1.0 - wrong)), "{tally:?}");
     }
-    opened.close().expect("it closes");
+    opened.close(&Output::bare(false, "bench")).expect("it closes");
 }
 
 #[test]
@@ -362,7 +363,7 @@ fn marks_of_requests_stand_in_the_timeline_beside_their_stages() {
         let answered = events.iter().filter(own).map(|e| end(&e)).fold(0.0, f64::max);
         assert!(end(mark) >= answered - 1.0, "marked {} µs, answered {answered} µs", end(mark));
     }
-    opened.close().expect("it closes");
+    opened.close(&Output::bare(false, "bench")).expect("it closes");
 }
 
 #[test]

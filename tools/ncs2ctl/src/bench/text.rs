@@ -35,7 +35,8 @@ pub fn report(output: &Output, report: &Report, simulation: Option<&Simulation>)
     let mut settings = format!(
         "{} after {} warm-up, depth {}{}, {} graph{} a stick, batch {}, {}, {} order, input {}",
         seconds(report.seconds),
-        seconds(config.warmup_s),
+        // Ctrl-C ends a warm-up, too.
+        seconds(config.warmup_s.min(report.warmup_seconds)),
         config.depth,
         if config.depth_mode == "auto" { " (found)" } else { "" },
         config.graphs,

@@ -124,7 +124,7 @@ struct Graphs<'a> {
     loaded: BTreeMap<PathBuf, (Blob, Graph)>,
 }
 
-/// Runs every line; exit 1 when one failed.
+/// Runs every line; exit 1 when one failed, or Ctrl-C left some undone.
 pub fn batch(global: &Global, output: &Output, args: &BatchArgs) -> Result<Outcome> {
     let lines = open(&args.file)?;
     // A default that is no network is a mistake of the command, not of its lines.
@@ -153,15 +153,36 @@ pub fn batch(global: &Global, output: &Output, args: &BatchArgs) -> Result<Outco
         batch.graphs.load(path, blob)?;
     }
     let lines = read(args.file.clone(), lines, room);
+    tracing::debug!("batch begins, {room} lines at a time");
     let ended = batch.run(&lines, room, &interrupt);
+    let left = interrupt.is_pressed().then(|| left_undone(&args.file, &lines));
     let (done, failed, on_cpu) = (batch.done, batch.failed, batch.on_cpu);
     drop(batch);
     let simulated = opened.simulation.as_ref().map(|s| format!(", {}", s.describe())).unwrap_or_default();
-    opened.close()?;
+    let closed = opened.close(output);
     ended?;
+    closed?;
     let on_cpu = if on_cpu > 0 { format!(", {on_cpu} by the fallback") } else { String::new() };
     output.remark(&format!("{done} lines, {failed} failed{on_cpu}{simulated}"));
+    match left {
+        Some(Some(0)) | None => {}
+        Some(Some(left)) => {
+            output.warn(&format!("interrupted: {left} lines not done"));
+            return Ok(Outcome::Negative);
+        }
+        Some(None) => {
+            output.warn("interrupted: what was not read yet is not done");
+            return Ok(Outcome::Negative);
+        }
+    }
     Ok(if failed == 0 { Outcome::Ok } else { Outcome::Negative })
+}
+
+/// Lines that were not begun; `None` where they come from elsewhere than a file, which may go on for ever.
+fn left_undone(path: &Path, lines: &Receiver<Result<Vec<u8>>>) -> Option<usize> {
+    let is_file = fs::metadata(path).is_ok_and(|m| m.is_file());
+    let is_line = |line: &Result<Vec<u8>>| line.as_ref().is_ok_and(|text| !text.trim_ascii().is_empty());
+    is_file.then(|| lines.iter().filter(is_line).count())
 }
 
 fn open(path: &Path) -> Result<Box<dyn BufRead + Send>> {
@@ -240,9 +261,15 @@ impl Batch<'_> {
         let request: Request = match serde_json::from_slice(text) {
             Ok(request) => request,
             Err(error) => {
-                let message = format!("line {line}: expected a request, found: {error}");
+                // The parser counts lines of what it was given, which is one.
+                let found = error.to_string().replace(" at line 1 column ", ", at column ");
+                let found = found.trim_end_matches(", at column 0");
+                let message = format!("line {line}: expected a request, found: {found}");
                 let work = Err(Failure::new(ErrorKind::InvalidInput, message, "see `ncs2ctl batch --help`"));
-                return Flying { line, id: None, work };
+                // Whoever sent it knows it by its name, even where the rest is of no use.
+                let document = serde_json::from_slice::<serde_json::Value>(text).ok();
+                let id = document.and_then(|document| document.get("id").cloned());
+                return Flying { line, id, work };
             }
         };
         let work = self.submit(line, &request);

@@ -1,11 +1,11 @@
 //! `ncs2ctl bench`
 
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::Serialize;
 
+use crate::aside;
 use crate::bench::batches::{self, Batches};
 use crate::bench::compare::{self, Comparison};
 use crate::bench::flags::{Batch, BenchArgs, Depth};
@@ -18,7 +18,7 @@ use crate::bench::soak::{self, Soak, Stretch};
 use crate::bench::sweep::{self, Point, Sweep};
 use crate::bench::targets::{self, Targets};
 use crate::bench::text;
-use crate::failure::{Failure, Outcome, Result};
+use crate::failure::{Failure, Outcome, Result, Told};
 use crate::flags::{Global, OrderingArg};
 use crate::interrupt::Interrupt;
 use crate::open::Simulation;
@@ -42,10 +42,13 @@ struct Body<'a> {
     soak: Option<&'a Soak>,
     #[serde(skip_serializing_if = "Option::is_none")]
     compare: Option<&'a Comparison>,
+    /// What cut it short, or could not be written: beside the figures that there are.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<Told<'a>>,
 }
 
 /// What a mode gave.
-struct Done {
+struct Done<'a> {
     run: Run,
     simulation: Option<Simulation>,
     sweep: Option<Sweep>,
@@ -54,21 +57,39 @@ struct Done {
     soak: Option<Soak>,
     /// Wrong or missing answers of all measurements.
     wrong: u64,
-    /// From closing the sticks.
-    closed: Result,
+    /// What ended it early, or spoiled what was asked for beside the report.
+    trouble: Option<Failure>,
+    /// Closed when everything is said: sticks that hang cost no answers of the others.
+    session: Option<Session<'a>>,
 }
 
-impl Done {
-    fn of(run: Run, session: Session<'_>) -> Self {
+impl<'a> Done<'a> {
+    fn of(mut run: Run, session: Session<'a>) -> Self {
         let simulation = session.simulation().cloned();
         let (sweep, levels, batches, soak, wrong) = (None, None, None, None, Point::of(&run.report).wrong());
-        Done { run, simulation, sweep, levels, batches, soak, wrong, closed: session.close() }
+        let trouble = run.trouble();
+        Done { run, simulation, sweep, levels, batches, soak, wrong, trouble, session: Some(session) }
     }
+
+    fn troubled(self, trouble: Option<Failure>) -> Self {
+        Done { trouble: trouble.or(self.trouble), ..self }
+    }
+}
+
+/// Keeps what was measured before a later measurement failed.
+fn keep<T>(done: &mut Vec<T>, next: Result<T>) -> Result<Option<Failure>> {
+    match next {
+        Ok(next) => done.push(next),
+        Err(failure) if done.is_empty() => return Err(failure),
+        Err(failure) => return Ok(Some(failure)),
+    }
+    Ok(None)
 }
 
 /// Measures; exit 1 when an answer was wrong or missing, a budget was missed, or the speed is below `--min-fps`.
 pub fn bench(global: &Global, output: &Output, args: &BenchArgs) -> Result<Outcome> {
     refuse_what_does_not_go_together(args)?;
+    args.save.as_deref().map(aside::check).transpose()?;
     let saved =
         args.compare.as_deref().map(|path| Ok::<_, Failure>((path, compare::read(path)?))).transpose()?;
     let networks = match args.batch {
@@ -151,7 +172,7 @@ fn times(args: &BenchArgs) -> Times {
 }
 
 /// Every depth; the knee's run, and the table when there are several.
-fn run_sweep(command: Command<'_>, networks: &[Network]) -> Result<Done> {
+fn run_sweep<'a>(command: Command<'a>, networks: &[Network]) -> Result<Done<'a>> {
     let args = command.args;
     let asked = Setting::of(args);
     let settings: Vec<Setting> = match args.depth {
@@ -161,13 +182,17 @@ fn run_sweep(command: Command<'_>, networks: &[Network]) -> Result<Done> {
     let session = Session::open(command, args.ordering)?;
     let timeline = session.timeline()?;
     let mut runs: Vec<Run> = Vec::with_capacity(settings.len());
+    let mut trouble = None;
     for &setting in &settings {
-        let graphs = session.load(networks, setting)?;
-        runs.push(session.measure(networks, graphs, setting, times(args), timeline.as_ref())?);
-        if runs.last().is_some_and(Run::is_over) {
+        let graphs = session.load(networks, setting);
+        let run = graphs
+            .and_then(|graphs| session.measure(networks, graphs, setting, times(args), timeline.as_ref()));
+        trouble = keep(&mut runs, run)?;
+        if trouble.is_some() || runs.last().is_some_and(Run::is_over) {
             break;
         }
     }
+    let mut trouble = trouble.or_else(|| runs.iter_mut().find_map(Run::trouble));
     let points: Vec<Point> = runs.iter().map(|run| Point::of(&run.report)).collect();
     let wrong = points.iter().map(Point::wrong).sum();
     let speeds: Vec<f64> = points.iter().map(|p| p.fps).collect();
@@ -175,23 +200,24 @@ fn run_sweep(command: Command<'_>, networks: &[Network]) -> Result<Done> {
     let table = (settings.len() > 1).then(|| Sweep { knee_depth: points[at].depth, points });
     let run = runs.swap_remove(at);
     if let Some(timeline) = timeline {
-        session.finish_timeline(timeline, networks, &run)?;
+        trouble = trouble.or(session.finish_timeline(timeline, networks, &run).err());
     }
-    Ok(Done { sweep: table, wrong, ..Done::of(run, session) })
+    Ok(Done { sweep: table, wrong, ..Done::of(run, session) }.troubled(trouble))
 }
 
 /// Stretch after stretch until the temperature is level; the last one's run.
-fn run_soak(command: Command<'_>, networks: &[Network]) -> Result<Done> {
+fn run_soak<'a>(command: Command<'a>, networks: &[Network]) -> Result<Done<'a>> {
     let args = command.args;
     let session = Session::open(command, args.ordering)?;
     let setting = Setting::of(args);
     let graphs = session.load(networks, setting)?;
-    let (mut stretches, mut wrong) = (Vec::new(), Vec::new());
+    let (mut stretches, mut wrong, mut trouble) = (Vec::new(), Vec::new(), None);
     loop {
         let warmup = if stretches.is_empty() { args.warmup } else { Duration::ZERO };
         let times = Times { warmup, ..times(args) };
         let mut run = session.measure(networks, graphs.clone(), setting, times, None)?;
         stretches.push(Stretch::of(&run.report));
+        trouble = trouble.or_else(|| run.trouble());
         let r = &run.report;
         wrong.push((r.failed, r.lost, r.duplicated, r.mismatched));
         if soak::is_level(&stretches) || run.is_over() {
@@ -200,40 +226,52 @@ fn run_soak(command: Command<'_>, networks: &[Network]) -> Result<Done> {
             run.report.lost = wrong.iter().map(|w| w.1).sum();
             run.report.duplicated = wrong.iter().map(|w| w.2).sum();
             run.report.mismatched = run.report.mismatched.map(|_| wrong.iter().filter_map(|w| w.3).sum());
-            return Ok(Done { soak: Soak::of(&stretches), ..Done::of(run, session) });
+            return Ok(Done { soak: Soak::of(&stretches), ..Done::of(run, session) }.troubled(trouble));
         }
     }
 }
 
 /// The baseline, each lever alone, all together. Each opens the sticks anew: a stick that is warm from the level
 /// before would not be the same stick.
-fn run_levels(command: Command<'_>, networks: &[Network]) -> Result<Done> {
+fn run_levels<'a>(command: Command<'a>, networks: &[Network]) -> Result<Done<'a>> {
     let args = command.args;
     let graphs = if args.graphs > 1 { args.graphs } else { LEVELS_GRAPHS };
     let best = Setting { graphs, ordering: OrderingArg::Pipelined, ..Setting::of(args) };
-    let (mut rows, mut last, mut baseline) = (Vec::new(), None, 0.0);
+    let (mut rows, mut last, mut baseline) = (Vec::new(), None::<Done<'a>>, 0.0);
+    let mut trouble = None;
     for (name, setting) in levels::levels(best) {
-        let session = Session::open(command, setting.ordering)?;
-        let run = session.run(networks, setting, times(args))?;
+        if let Some(before) = last.as_mut().and_then(|done| done.session.take()) {
+            before.close()?;
+        }
+        let measured = Session::open(command, setting.ordering)
+            .and_then(|session| Ok((session.run(networks, setting, times(args))?, session)));
+        let (run, session) = match (measured, &last) {
+            (Ok(measured), _) => measured,
+            (Err(failure), None) => return Err(failure),
+            (Err(failure), Some(_)) => {
+                trouble = Some(failure);
+                break;
+            }
+        };
         if rows.is_empty() {
             baseline = run.report.fps;
         }
         let cpu = run.report.host.cpu_us_per_inference;
         rows.push(Level::of(name, Point::of(&run.report), cpu, baseline));
-        let (over, done) = (run.is_over(), Done::of(run, session));
-        let failed = done.closed.is_err();
+        let (over, mut done) = (run.is_over(), Done::of(run, session));
+        trouble = trouble.or(done.trouble.take());
         last = Some(done);
-        if over || failed {
+        if over {
             break;
         }
     }
     let wrong = rows.iter().map(|row| row.point.wrong()).sum();
     let done = last.ok_or_else(|| Failure::usage("--levels: nothing was measured", "run it again"))?;
-    Ok(Done { levels: Some(rows), wrong, ..done })
+    Ok(Done { levels: Some(rows), wrong, ..done }.troubled(trouble))
 }
 
 /// Every variant; the best one's run.
-fn run_batches(command: Command<'_>, networks: &[Network]) -> Result<Done> {
+fn run_batches<'a>(command: Command<'a>, networks: &[Network]) -> Result<Done<'a>> {
     let args = command.args;
     network::single(networks, "--batch-sizes")?;
     let mut sizes = args.batch_sizes.clone();
@@ -250,54 +288,60 @@ fn run_batches(command: Command<'_>, networks: &[Network]) -> Result<Done> {
         .collect::<Result<Vec<[Network; 1]>>>()?;
     let session = Session::open(command, args.ordering)?;
     let mut runs: Vec<Run> = Vec::with_capacity(variants.len());
+    let mut trouble = None;
     for variant in &variants {
-        runs.push(session.run(variant, Setting::of(args), times(args))?);
-        if runs.last().is_some_and(Run::is_over) {
+        trouble = keep(&mut runs, session.run(variant, Setting::of(args), times(args)))?;
+        if trouble.is_some() || runs.last().is_some_and(Run::is_over) {
             break;
         }
     }
+    let trouble = trouble.or_else(|| runs.iter_mut().find_map(Run::trouble));
     let points: Vec<Point> = runs.iter().map(|run| Point::of(&run.report)).collect();
     let wrong = points.iter().map(Point::wrong).sum();
     let speeds: Vec<f64> = points.iter().map(|p| p.elements_per_s).collect();
     let at = batches::best(&speeds).unwrap_or(0);
     let batches = Batches { best_batch: points[at].batch, points };
-    Ok(Done { batches: Some(batches), wrong, ..Done::of(runs.swap_remove(at), session) })
+    let done = Done { batches: Some(batches), wrong, ..Done::of(runs.swap_remove(at), session) };
+    Ok(done.troubled(trouble))
 }
 
 /// Says what came out.
 fn finish(
     command: Command<'_>,
-    done: Done,
+    done: Done<'_>,
     targets: Option<&Targets>,
     saved: Option<(&Path, serde_json::Value)>,
 ) -> Result<Outcome> {
     let Command { args, output, .. } = command;
-    let Done { run: Run { mut measured, mut report }, simulation, .. } = done;
+    let Done { run: Run { measured, mut report }, simulation, mut trouble, session, .. } = done;
     if measured.tally.completed() == 0
         && !measured.interrupted
-        && let Some(error) = measured.error.take()
+        && let Some(failure) = trouble.take()
     {
-        return Err(error.into());
+        return Err(failure);
     }
-    done.closed?;
+    if trouble.is_some() && measured.was_cut_short() {
+        report.diagnosis_text = format!("cut short, so this says little: {}", report.diagnosis_text);
+    }
     report.targets = targets.map(|targets| targets.judge(&report));
 
     let compared = saved.as_ref().map(|(path, saved)| {
         let now = serde_json::to_value(&report).unwrap_or_default();
         compare::compare(path, saved, &report, &now)
     });
-    let body = Body {
+    let mut body = Body {
         report: &report,
         sweep: done.sweep.as_ref(),
         levels: done.levels.as_deref(),
         batches: done.batches.as_ref(),
         soak: done.soak.as_ref(),
         compare: compared.as_ref(),
+        error: trouble.as_ref().and_then(Failure::told),
     };
-    if let Some(path) = &args.save {
-        let document = output.render(&body) + "\n";
-        fs::write(path, document).map_err(|e| Failure::file(path, "write", &e))?;
-    }
+    let document = output.render(&body) + "\n";
+    // A full disk must not cost the measurement: it is shown in any case.
+    let unsaved = args.save.as_deref().and_then(|path| aside::write(path, document.as_bytes()).err());
+    body.error = body.error.or(unsaved.as_ref().and_then(Failure::told));
     if output.is_json() {
         output.document(&body)?;
     } else {
@@ -333,5 +377,15 @@ fn finish(
     // In several measurements a wrong answer in any is one too many; a soak has put its stretches into the report.
     let wrong = done.wrong.max(Point::of(&report).wrong());
     let negative = wrong > 0 || slow || missed > 0 || measured.gave_up;
+    let closed = session.map_or(Ok(()), Session::close);
+    // The first of these is in the document.
+    let told = usize::from(output.is_json() && (trouble.is_some() || unsaved.is_some()));
+    let failed = trouble.is_some() || unsaved.is_some() || closed.is_err();
+    for failure in trouble.iter().chain(&unsaved).chain(closed.as_ref().err()).skip(told) {
+        output.failed_behind(failure);
+    }
+    if failed {
+        return Ok(Outcome::Failed);
+    }
     Ok(if negative { Outcome::Negative } else { Outcome::Ok })
 }

@@ -174,7 +174,6 @@ pub fn check(global: &Global, output: &Output, args: &CheckArgs) -> Result<Outco
     spinner.finish_and_clear();
     drop(loaded);
     let simulation = opened.simulation.clone();
-    opened.close()?;
 
     let compared = graph.outputs.iter().zip(&scores).filter(|(_, score)| score.inferences > 0);
     let rows: Vec<Row> = compared
@@ -199,12 +198,18 @@ pub fn check(global: &Global, output: &Output, args: &CheckArgs) -> Result<Outco
         first_difference: difference.and_then(Result::ok),
         first_overflow: not_finite.and_then(|n| first_overflow(&blob, &inputs[n])),
     };
-    if output.is_json() {
-        output.document(&body)?;
+    let written = if output.is_json() {
+        output.document(&body)
     } else {
-        output.text(&text(output, &body, simulation.as_ref()))?;
+        output.text(&text(output, &body, simulation.as_ref()))
+    };
+    let closed = opened.close(output);
+    written?;
+    if let Err(failure) = closed {
+        return Ok(output.failed_behind(&failure));
     }
-    Ok(if body.pass { Outcome::Ok } else { Outcome::Negative })
+    // What an interrupted run did not get to has not passed.
+    Ok(if body.pass && done == inputs.len() { Outcome::Ok } else { Outcome::Negative })
 }
 
 impl Expected {

@@ -63,8 +63,6 @@ pub fn info(global: &Global, output: &Output) -> Result<Outcome> {
     spinner.finish_and_clear();
     let stats = opened.fleet.stats();
     let simulation = opened.simulation.clone();
-    opened.close()?;
-
     let devices: Vec<Device> = stats.sticks.iter().map(device).collect();
     let all = stats.sticks.iter().all(|s| s.failure.is_none());
     if output.is_json() {
@@ -84,6 +82,7 @@ pub fn info(global: &Global, output: &Output) -> Result<Outcome> {
         }
         output.prose(&text)?;
     }
+    opened.close(output)?;
     if let Some(error) = silent {
         output.remark(&format!("telemetry: {error}"));
     }

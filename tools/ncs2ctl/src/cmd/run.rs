@@ -104,7 +104,7 @@ struct Body {
     layers: Option<LayerTimes>,
 }
 
-/// Runs the network on every input; exit 1 when a check fails.
+/// Runs the network on every input; exit 1 when a check fails, or Ctrl-C left an input without answer.
 pub fn run(global: &Global, output: &Output, args: &RunArgs) -> Result<Outcome> {
     let blob = Blob::open(&args.blob)?;
     let graph = blob.graph();
@@ -165,8 +165,9 @@ pub fn run(global: &Global, output: &Output, args: &RunArgs) -> Result<Outcome> 
     drop(loaded);
     let simulation = opened.simulation.clone();
     let paced = opened.paced();
-    opened.close()?;
 
+    // What an interrupted run did not get to has not passed.
+    let complete = done.len() == inputs.len();
     let pass = done.iter().flat_map(|i| &i.checks).all(|c| c.pass);
     let body = Body {
         simulated: simulation.is_some(),
@@ -180,15 +181,20 @@ pub fn run(global: &Global, output: &Output, args: &RunArgs) -> Result<Outcome> 
         inferences: if done.len() > 1 { done } else { Vec::new() },
         layers,
     };
-    if output.is_json() {
-        output.document(&body)?;
+    let written = if output.is_json() {
+        output.document(&body)
     } else {
-        output.prose(&text(output, &body, simulation.as_ref()))?;
+        output.prose(&text(output, &body, inputs.len(), simulation.as_ref()))
+    };
+    let closed = opened.close(output);
+    written?;
+    if let Err(failure) = closed {
+        return Ok(output.failed_behind(&failure));
     }
-    Ok(if pass { Outcome::Ok } else { Outcome::Negative })
+    Ok(if pass && complete { Outcome::Ok } else { Outcome::Negative })
 }
 
-fn text(output: &Output, body: &Body, simulation: Option<&Simulation>) -> String {
+fn text(output: &Output, body: &Body, asked: usize, simulation: Option<&Simulation>) -> String {
     let mut text = String::new();
     let all: Vec<&Inference> = if body.inferences.is_empty() {
         body.first.iter().collect()
@@ -200,7 +206,7 @@ fn text(output: &Output, body: &Body, simulation: Option<&Simulation>) -> String
     }
     text.extend(body.layers.iter().map(|layers| layers.text(output)));
     if body.interrupted {
-        text.push_str(&format!("interrupted after {} inferences\n", all.len()));
+        text.push_str(&format!("interrupted after {} of {asked} inferences\n", all.len()));
     }
     if let Some(simulation) = simulation {
         text.push_str(&answers::simulated(output, simulation));

@@ -12,6 +12,7 @@ use ncs2_device::Engine;
 use crate::aside;
 use crate::failure::{Failure, Outcome, Result};
 use crate::flags::Global;
+use crate::interrupt::Interrupt;
 use crate::open::Sticks;
 use crate::output::Output;
 use crate::selftest::{Exam, Mode, Report, replay};
@@ -25,7 +26,8 @@ Examples:
   ncs2ctl --sim 1 selftest                            # on a virtual stick: says simulated
   ncs2ctl selftest --replay report.json               # the recorded transfers once more, no stick
 
-The report holds no serial number, host name, user name or path. Exits 1 when a step failed.")]
+The report holds no serial number, host name, user name or path. Exits 1 when a step failed.
+Ctrl-C skips the rest and resets the stick; the report is written, and it exits 1.")]
 pub struct SelftestArgs {
     /// The steps that harm nothing, in under a minute; the default
     #[arg(long, conflicts_with_all = ["full", "heat"])]
@@ -104,6 +106,11 @@ pub fn selftest(global: &Global, output: &Output, args: &SelftestArgs) -> Result
         return Err(Failure::new(ErrorKind::NotFound, "no stick to test", "see `ncs2ctl list`"));
     }
     let port = ports.remove(0);
+    if !ports.is_empty() {
+        let (id, others) = (port.id(), ports.len());
+        output.warn(&format!("{id} alone is tested, not the {others} others; --device names another"));
+    }
+    let interrupt = Interrupt::install()?;
     let spinner = output.spinner("selftest");
     let seen = spinner.clone();
     // Real sticks are booted with this file; one that cannot be found fails at the first step, with its reason.
@@ -115,20 +122,23 @@ pub fn selftest(global: &Global, output: &Output, args: &SelftestArgs) -> Result
     let report = Exam::new(port, mode, args.yes, tell)
         .within(args.within.map(Duration::from_secs))
         .firmware(firmware)
+        .stop_when(move || interrupt.is_pressed())
         .run();
     spinner.finish_and_clear();
     drop(alive);
-    if let Some(path) = &args.report {
-        aside::write(path, report.text().as_bytes())?;
-    }
+    let written = args.report.as_deref().map_or(Ok(()), |path| aside::write(path, report.text().as_bytes()));
     if output.is_json() {
         output.text(&report.text())?;
     } else {
         output.prose(&report.summary())?;
         match &args.report {
+            Some(_) if written.is_err() => {}
             Some(path) => output.remark(&format!("written to {}", path.display())),
             None => output.remark("--report FILE writes all of it, ready to be sent"),
         }
+    }
+    if let Err(failure) = written {
+        return Ok(output.failed_behind(&failure));
     }
     Ok(if report.passed { Outcome::Ok } else { Outcome::Negative })
 }

@@ -107,7 +107,7 @@ pub fn stream(global: &Global, output: &Output, args: &RunArgs, blob: &Blob) -> 
     let flushed = stdout.flush();
     drop(sent);
     let simulated = opened.simulation.as_ref().map(|s| format!(", {}", s.describe())).unwrap_or_default();
-    let closed = opened.close();
+    let closed = opened.close(output);
     ended?;
     flushed?;
     closed?;

@@ -158,7 +158,7 @@ pub fn thermal(global: &Global, output: &Output, args: &ThermalArgs) -> Result<O
     if !output.is_json() && !args.csv {
         output.prose(&watch.footer(output))?;
     }
-    source.close()?;
+    source.close(output)?;
     Ok(if alerted { Outcome::Negative } else { Outcome::Ok })
 }
 

@@ -100,7 +100,7 @@ pub fn top(global: &Global, output: &Output, args: &TopArgs) -> Result<Outcome> 
         live(&mut source, &mut view, args.interval, &interrupt, work.as_ref(), means)
     };
     let ended = work.map_or(Ok(()), Work::finish);
-    let closed = source.close();
+    let closed = source.close(output);
     looked.and(ended).and(closed)?;
     Ok(Outcome::Ok)
 }

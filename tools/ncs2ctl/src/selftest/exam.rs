@@ -18,7 +18,7 @@ use super::carried::{self, Carried};
 use super::descriptors;
 use super::findings::{self, Finding, Findings, INFERENCES, UNKNOWNS};
 use super::report::{Depth, GraphRun, HeatPoint, Host, Memory, Report, Rung, SCHEMA, SizeRun, Step, Stick};
-use super::session::{Loaded, Session, Trouble, Waits};
+use super::session::{Loaded, Session, Stop, Trouble, Waits};
 use super::timeline::Timeline;
 
 /// Longest wait for a boot and an open.
@@ -66,6 +66,7 @@ impl Mode {
 
 /// A step that has not begun so long before the end is skipped.
 const LAST_STEP: Duration = Duration::from_secs(10);
+const INTERRUPTED: &str = "interrupted";
 const TIME_OVER: &str = "the time is over: --within gives more";
 
 /// A place that a trace is written to and read from.
@@ -91,6 +92,7 @@ pub struct Exam {
     within: Duration,
     consent: bool,
     clock: Monotonic,
+    stop: Option<Stop>,
     report: Report,
     tell: Box<dyn FnMut(&str)>,
 }
@@ -113,6 +115,7 @@ impl Exam {
             mode: mode.as_str().into(),
             consent,
             passed: false,
+            interrupted: false,
             seconds: 0.0,
             host: host(),
             stick: Stick {
@@ -145,6 +148,7 @@ impl Exam {
             within: mode.time(),
             consent,
             clock: Monotonic::new(),
+            stop: None,
             report,
             tell: Box::new(tell),
         }
@@ -162,6 +166,17 @@ impl Exam {
     pub fn within(mut self, time: Option<Duration>) -> Self {
         self.within = time.unwrap_or(self.within);
         self
+    }
+
+    /// Once `stop` is true, the wait under way ends, the rest is skipped, and the stick is reset.
+    #[must_use]
+    pub fn stop_when(mut self, stop: impl Fn() -> bool + Send + Sync + 'static) -> Self {
+        self.stop = Some(Arc::new(stop));
+        self
+    }
+
+    fn is_stopped(&self) -> bool {
+        self.stop.as_ref().is_some_and(|stop| stop())
     }
 
     /// Runs it. A stick that fails a step still gives a report.
@@ -199,7 +214,9 @@ impl Exam {
             self.skip("USB reset", "disturbs the stick: needs --yes");
             self.skip("hub port power", "disturbs the stick: needs --yes");
         }
-        self.report.passed = self.report.steps.iter().all(|step| step.outcome != "failed");
+        self.report.interrupted = self.report.steps.iter().any(|step| step.detail.starts_with(INTERRUPTED));
+        let failed = self.report.steps.iter().any(|step| step.outcome == "failed");
+        self.report.passed = !failed && !self.report.interrupted;
         self.report.seconds = (self.clock.now().as_nanos() / 1_000_000) as f64 / 1e3;
         self.report
     }
@@ -209,6 +226,7 @@ impl Exam {
     }
 
     fn skip(&mut self, name: &str, why: &str) {
+        let why = if self.is_stopped() { INTERRUPTED } else { why };
         self.report.steps.push(Step {
             name: name.into(),
             outcome: "skipped".into(),
@@ -219,12 +237,17 @@ impl Exam {
 
     fn step(&mut self, name: &str, run: impl FnOnce(&mut Self) -> Result<String, Trouble>) {
         let begin = self.clock.now();
+        if self.is_stopped() {
+            return self.skip(name, INTERRUPTED);
+        }
         if self.left() < LAST_STEP {
             return self.skip(name, TIME_OVER);
         }
         (self.tell)(name);
+        tracing::debug!("selftest: {name}");
         let (outcome, detail) = match run(self) {
             Ok(detail) => ("passed", detail),
+            Err(trouble @ Trouble::Interrupted(_)) => ("skipped", format!("{INTERRUPTED} ({trouble})")),
             // It was cut short, which says nothing about the stick.
             Err(trouble) if self.left().is_zero() => ("skipped", format!("{TIME_OVER} ({trouble})")),
             Err(trouble) => ("failed", trouble.to_string()),
@@ -267,13 +290,17 @@ impl Exam {
             other => Finding::of(format!("{other:?}"), "the firmware file's variant"),
         };
         self.say("wire_variant", variant);
-        match sink {
+        let mut session = match sink {
             Some(sink) => {
                 let stick = ncs2::StickId::sim(0);
                 Session::new(Box::new(Tracer::new(transport, sink.clone(), stick)))
             }
             None => Session::new(transport),
+        }?;
+        if let Some(stop) = &self.stop {
+            session.stop_when(Arc::clone(stop));
         }
+        Ok(session)
     }
 
     // ---- the recorded connection ------------------------------------------------------------------------------
@@ -508,6 +535,7 @@ impl Exam {
                     fps: 0.0,
                     detail: "an output was wrong".into(),
                 },
+                Err(trouble @ Trouble::Interrupted(_)) => return Err(trouble),
                 Err(trouble) => {
                     Rung { relaxation: name.into(), accepted: false, fps: 0.0, detail: trouble.to_string() }
                 }
@@ -549,6 +577,7 @@ impl Exam {
                 Ok(false) => {
                     Finding::of("other", format!("status {status}; the next TRIGGER gave another output"))
                 }
+                Err(trouble @ Trouble::Interrupted(_)) => return Err(trouble),
                 Err(trouble) => {
                     Finding::of("other", format!("status {status}; not released, then: {trouble}"))
                 }
@@ -576,6 +605,7 @@ impl Exam {
                     "8 inferences without an answer of ours",
                 )
             }
+            Err(trouble @ Trouble::Interrupted(_)) => return Err(trouble),
             Err(trouble) => Finding::of("not tolerated", trouble.to_string()),
         };
         let answer = finding.answer.clone();

@@ -25,6 +25,9 @@ pub struct Report {
     pub consent: bool,
     /// Whether every step that ran passed.
     pub passed: bool,
+    /// Ctrl-C: then it has not passed, whatever the steps before say.
+    #[serde(default)]
+    pub interrupted: bool,
     /// How long it took.
     pub seconds: f64,
     /// The machine.
@@ -222,8 +225,12 @@ impl Report {
     /// The first lines for a reader.
     pub fn summary(&self) -> String {
         let mark = if self.simulated { "simulated; proves nothing about a stick" } else { "real stick" };
-        let mut text =
-            format!("selftest {} ({mark}): {}\n\n", self.mode, if self.passed { "passed" } else { "FAILED" });
+        let verdict = match (self.passed, self.interrupted) {
+            (true, _) => "passed",
+            (false, true) => "interrupted",
+            (false, false) => "FAILED",
+        };
+        let mut text = format!("selftest {} ({mark}): {verdict}\n\n", self.mode);
         for step in &self.steps {
             text +=
                 &format!("{:8} {:22} {:>9.1} ms  {}\n", step.outcome, step.name, step.took_ms, step.detail);

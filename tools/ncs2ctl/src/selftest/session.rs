@@ -2,6 +2,7 @@
 //! what a selftest wants to see. Every wait is bounded.
 
 use std::collections::{HashMap, HashSet, VecDeque};
+use std::sync::Arc;
 use std::time::Duration;
 
 use ncs2::clock::{Clock, Instant, Monotonic};
@@ -18,6 +19,8 @@ use ncs2::xlink::{Accept, Link, LinkEvent, LinkWant};
 const POSTED: usize = 16;
 /// Longest wait for anything that has no bound of its own.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// How often [`Stop`] is asked while nothing comes.
+const STOP_EVERY: Duration = Duration::from_millis(100);
 /// Longest time without a ping, where a watchdog may be armed.
 const PING_EVERY: Duration = Duration::from_millis(600);
 /// Credits that the vendor announces.
@@ -37,10 +40,16 @@ pub enum Trouble {
     /// A command was answered so.
     #[error("{0}: status {1}")]
     Refused(&'static str, i32),
+    /// The user has enough.
+    #[error("{0}: interrupted")]
+    Interrupted(&'static str),
     /// What came is not what the protocol has there.
     #[error("{0}: {1}")]
     Odd(&'static str, String),
 }
+
+/// Asked between two looks at the link: true when the user has enough.
+pub type Stop = Arc<dyn Fn() -> bool + Send + Sync>;
 
 /// Which of the vendor's waits are kept. All of them: the vendor's order.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -102,6 +111,9 @@ pub struct Session {
     until: Instant,
     gone: bool,
     packet_bytes: usize,
+    stop: Option<Stop>,
+    /// A wait ended because of it.
+    stopped: bool,
 }
 
 impl Session {
@@ -142,6 +154,8 @@ impl Session {
             until: Instant::FAR_FUTURE,
             gone: false,
             packet_bytes,
+            stop: None,
+            stopped: false,
         };
         for _ in 0..POSTED {
             session.post(Buffer::zeroed(packet_bytes))?;
@@ -166,6 +180,11 @@ impl Session {
     /// From now on no wait lasts beyond `left`: the whole selftest has its time.
     pub fn bound(&mut self, left: Duration) {
         self.until = self.clock.now() + left;
+    }
+
+    /// From now on waits end when `stop` says so; the stick is then reset when the session is dropped.
+    pub fn stop_when(&mut self, stop: Stop) {
+        self.stop = Some(stop);
     }
 
     /// Since this session began.
@@ -259,6 +278,7 @@ impl Session {
         }
         let ping = self.pinged + PING_EVERY;
         let until = if self.pings && self.device_monitor.is_some() { deadline.min(ping) } else { deadline };
+        let until = if self.stop.is_some() { until.min(now + STOP_EVERY) } else { until };
         let Some((reactor, token)) = &mut self.reactor else {
             return Err(Trouble::Late(step, Duration::ZERO));
         };
@@ -324,6 +344,10 @@ impl Session {
         loop {
             if done(self) {
                 return self.transmit();
+            }
+            if self.stop.as_ref().is_some_and(|stop| stop()) {
+                self.stopped = true;
+                return Err(Trouble::Interrupted(step));
             }
             if self.clock.now() >= deadline {
                 return Err(Trouble::Late(step, deadline.saturating_since(begin)));
@@ -664,6 +688,12 @@ impl Session {
 
     /// RESET: whether it was answered before the stick left. Ends the session.
     pub fn reset(mut self) -> Result<bool, Trouble> {
+        self.send_reset()
+    }
+
+    fn send_reset(&mut self) -> Result<bool, Trouble> {
+        // The last thing that is asked of the stick is done, whatever the user has enough of: its waits are short.
+        (self.stop, self.stopped) = (None, false);
         let tag = self.tag();
         self.link.reset(tag);
         let answered = match self.wait("RESET", PATIENCE, |s| s.answered.contains(&tag) || s.gone) {
@@ -686,6 +716,10 @@ impl Session {
 
 impl Drop for Session {
     fn drop(&mut self) {
+        if self.stopped && !self.gone {
+            // A stick that does not answer it any more is left as it is.
+            let _ = self.send_reset();
+        }
         self.transport.cancel_all();
         // Every buffer comes back; a bounded wait for a transport that keeps some.
         let deadline = self.clock.now() + Duration::from_millis(200);

@@ -155,9 +155,9 @@ impl Source {
     }
 
     /// Closes what is ours.
-    pub fn close(self) -> Result {
+    pub fn close(self, output: &Output) -> Result {
         match self {
-            Source::Own(opened) => opened.close(),
+            Source::Own(opened) => opened.close(output),
             Source::Others(_) => Ok(()),
         }
     }

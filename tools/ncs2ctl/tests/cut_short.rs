@@ -1,0 +1,127 @@
+//! Work that is cut short: what was done is kept and shown, and the exit code does not call it done.
+
+mod tool;
+
+use std::fs;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+use tool::{Running, conforms, json, model, run, start};
+
+fn tiny() -> String {
+    model("tiny_u8_s1.blob").to_str().expect("UTF-8").to_owned()
+}
+
+fn signal(running: &Running, signal: Signal) {
+    let pid = Pid::from_raw(i32::try_from(running.0.id()).expect("a pid")).expect("not 0");
+    kill_process(pid, signal).expect("ours");
+}
+
+fn code(mut running: Running) -> Option<i32> {
+    let end = Instant::now() + Duration::from_secs(90);
+    loop {
+        if let Some(status) = running.0.try_wait().expect("ours") {
+            return status.code();
+        }
+        assert!(Instant::now() < end, "it does not end");
+        std::thread::yield_now();
+    }
+}
+
+fn document(path: &Path, schema: &str) -> Value {
+    let document = serde_json::from_slice(&fs::read(path).expect("written")).expect("a document");
+    conforms(schema, &document);
+    document
+}
+
+#[test]
+fn a_stick_that_hangs_costs_no_answers_of_the_others() {
+    let folder = tempfile::tempdir().expect("temporary folder");
+    let at = |name: &str| folder.path().join(name).to_str().expect("UTF-8").to_owned();
+    fs::write(at("f.toml"), "[[fault]]\nkind = \"hang\"\nstick = \"sim1\"\nat_ms = 1500\n").expect("written");
+    let (plan, saved, tiny) = (at("f.toml"), at("saved.json"), tiny());
+    let sim = ["--sim=2", "--fault", &plan, "bench", &tiny, "--duration=3s", "--warmup=0s", "--depth=2"];
+    let ran = run(&[&sim[..], &["--save", &saved]].concat());
+    assert!(ran.stdout.contains("sim0") && ran.stdout.contains("fps"), "{}{}", ran.stdout, ran.stderr);
+    assert!(!ran.stderr.contains("error:"), "{}", ran.stderr);
+    let report = document(Path::new(&saved), "bench");
+    assert!(report["completed"].as_u64() > Some(0), "{report}");
+}
+
+#[test]
+fn what_cannot_be_saved_is_shown_at_least() {
+    let folder = tempfile::tempdir().expect("temporary folder");
+    // The name that it is written under at first is longer still, and too long for any file system.
+    let saved = folder.path().join("s".repeat(250));
+    let (saved, tiny) = (saved.to_str().expect("UTF-8"), tiny());
+    let sim = ["--sim=1", "--timing=zero"];
+    let bench = [&sim[..], &["bench", &tiny, "--duration=200ms", "--warmup=0s", "--save", saved]].concat();
+    let ran = run(&bench);
+    assert_eq!(ran.code, 2);
+    assert!(ran.stdout.contains("fps"), "{}", ran.stdout);
+    assert!(ran.stderr.contains("error: ") && ran.stderr.contains("could not write"), "{}", ran.stderr);
+    let (code, document) = json(&bench, "bench");
+    assert_eq!((code, &document["error"]["kind"]), (2, &Value::from("Io")), "{document}");
+    assert!(document["completed"].as_u64() > Some(0), "{document}");
+    let ran = run(&[&sim[..], &["selftest", "--report", saved]].concat());
+    assert_eq!(ran.code, 2);
+    assert!(ran.stdout.contains("first inferences"), "{}", ran.stdout);
+    assert!(ran.stderr.contains("could not write") && !ran.stderr.contains("written to"), "{}", ran.stderr);
+    assert_eq!(fs::read_dir(folder.path()).expect("a folder").count(), 0);
+}
+
+#[test]
+fn a_server_that_dies_is_in_the_report() {
+    let folder = tempfile::tempdir().expect("temporary folder");
+    let at = |name: &str| folder.path().join(name).to_str().expect("UTF-8").to_owned();
+    let (socket, saved, trace, tiny) = (at("sock"), at("saved.json"), at("trace.log"), tiny());
+    let server = start(&["-vv", "sim", "serve", "--socket", &socket, "--sticks", "2"], &[], "serving");
+    let sim = format!("unix:{socket}");
+    let flags = ["--duration=3s", "--warmup=0s", "--depth=2", "--save", &saved];
+    let global = ["--sim", &sim, "-vv", "--trace", &trace, "bench", &tiny];
+    let bench = start(&[&global[..], &flags].concat(), &[], "measuring");
+    // Some answers come before.
+    let traced = || fs::metadata(&trace).map_or(0, |m| m.len());
+    let (begin, end) = (traced(), Instant::now() + Duration::from_secs(60));
+    while traced() < begin + 200_000 {
+        assert!(Instant::now() < end, "nothing crosses the link");
+        std::thread::yield_now();
+    }
+    signal(&server, Signal::KILL);
+    assert_eq!(code(bench), Some(2));
+    let report = document(Path::new(&saved), "bench");
+    assert!(report["completed"].as_u64() > Some(0), "{report}");
+    assert!(report["error"]["message"].is_string(), "{report}");
+}
+
+#[test]
+fn an_interrupted_batch_is_not_done() {
+    let folder = tempfile::tempdir().expect("temporary folder");
+    let path = folder.path().join("lines.jsonl");
+    let lines: String = (0..20_000).map(|n| format!("{{\"random\": {n}}}\n")).collect();
+    fs::write(&path, lines).expect("written");
+    let batch = ["--sim=1", "-vv", "batch", path.to_str().expect("UTF-8"), "--blob", &tiny()];
+    let running = start(&batch, &[], "batch begins");
+    signal(&running, Signal::INT);
+    assert_eq!(code(running), Some(1));
+}
+
+#[test]
+fn an_interrupted_selftest_writes_its_report() {
+    let folder = tempfile::tempdir().expect("temporary folder");
+    let path = folder.path().join("report.json");
+    let args = ["--sim=1", "-vv", "selftest", "--full", "--report", path.to_str().expect("UTF-8")];
+    let running = start(&args, &[], "selftest: networks");
+    signal(&running, Signal::INT);
+    assert_eq!(code(running), Some(1));
+    let report = document(&path, "selftest");
+    assert_eq!((&report["passed"], &report["interrupted"]), (&Value::from(false), &Value::from(true)));
+    let steps = report["steps"].as_array().expect("steps");
+    assert_eq!(steps[0]["outcome"], "passed", "{steps:?}");
+    for step in &steps[1..] {
+        assert_eq!(step["outcome"], "skipped", "{step}");
+        assert!(step["detail"].as_str().is_some_and(|d| d.starts_with("interrupted")), "{step}");
+    }
+}
