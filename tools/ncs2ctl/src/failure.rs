@@ -161,9 +161,22 @@ impl From<ncs2::Error> for Failure {
             }
             source = cause.source();
         }
-        let remedy = remedy.unwrap_or_else(|| hint(error.kind()).to_owned());
+        let remedy = remedy.unwrap_or_else(|| match error.kind() {
+            // The rule of udev helps with sticks alone; files and sockets are named by their paths.
+            ErrorKind::Permission if names_a_file(&message) => OTHER_USER.to_owned(),
+            kind => hint(kind).to_owned(),
+        });
         Failure::new(error.kind(), message, remedy)
     }
+}
+
+/// About a file or a socket that this user may not open.
+const OTHER_USER: &str = "let this user read it, or run this as the user whom the file or socket belongs to";
+
+/// The text names a path that is no USB device.
+fn names_a_file(text: &str) -> bool {
+    let path = |word: &str| word.contains('/') && !word.contains("/dev/bus/usb") && !word.contains("udev");
+    text.split_whitespace().any(path)
 }
 
 /// What to do about an error of the library.
@@ -228,6 +241,18 @@ mod tests {
         let Failure::Report(report) = Failure::from(error) else { panic!("not a report") };
         assert_eq!(report.message, "open blob: x: 6.0 expected");
         assert_eq!(report.hint, "recompile it");
+    }
+
+    #[test]
+    fn a_file_of_another_user_needs_no_udev_rule() {
+        let hint_of = |detail: &str| {
+            let error = ncs2::Error::new(ErrorKind::Permission, "open").detail(detail);
+            let Failure::Report(report) = Failure::from(error) else { panic!("not a report") };
+            report.hint
+        };
+        assert_eq!(hint_of("/home/x/net.blob: permission denied"), OTHER_USER);
+        assert!(hint_of("1-2: /dev/bus/usb/001/004: permission denied").contains("udev"));
+        assert!(hint_of("1-2: permission denied").contains("udev"));
     }
 
     #[test]
