@@ -214,7 +214,8 @@ impl Fleet {
     fn wait_until_settled(&self) -> Result<()> {
         let shared = &self.0.shared;
         // Connecting may take the whole timeout, and so may opening.
-        let until = shared.clock.now() + shared.config.open_timeout * 2 + Duration::from_secs(1);
+        let until =
+            shared.clock.now() + shared.config.open_timeout.saturating_mul(2) + Duration::from_secs(1);
         let mut core = shared.core.lock();
         loop {
             let now = shared.clock.now();
