@@ -225,6 +225,12 @@ impl Fleet {
             shared.changed.wait_for(&mut core, until - now);
         }
         if core.sticks.iter().any(|s| s.state == StickState::Ready) {
+            for (stick, entry) in shared.sticks.iter().zip(&core.sticks) {
+                if entry.state != StickState::Ready {
+                    let why = entry.cause.as_ref().map_or("not open in time", |cause| cause.detail.as_str());
+                    tracing::warn!(stick = %stick.id, "goes on without it: {why}");
+                }
+            }
             return Ok(());
         }
         let op = "open stick";
