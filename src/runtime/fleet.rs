@@ -228,7 +228,7 @@ impl Fleet {
             for (stick, entry) in shared.sticks.iter().zip(&core.sticks) {
                 if entry.state != StickState::Ready {
                     let why = entry.cause.as_ref().map_or("not open in time", |cause| cause.detail.as_str());
-                    tracing::warn!(stick = %stick.id, "goes on without it: {why}");
+                    tracing::error!(stick = %stick.id, "not opened, the fleet goes on without it: {why}");
                 }
             }
             return Ok(());
