@@ -126,16 +126,16 @@ impl Door {
         let failed = |e: io::Error| {
             let kind = match e.kind() {
                 io::ErrorKind::AddrInUse => ErrorKind::InUse,
-                io::ErrorKind::AlreadyExists => ErrorKind::InvalidInput,
                 io::ErrorKind::PermissionDenied => ErrorKind::Permission,
                 io::ErrorKind::NotFound => ErrorKind::NotFound,
                 _ => ErrorKind::Unsupported,
             };
-            let why = match kind {
-                ErrorKind::InvalidInput => ": something that is no socket lies there: choose another path",
-                _ => "",
-            };
-            Error::new(kind, OP).detail(format!("{address}: cannot listen{why}")).caused_by(e)
+            let error = Error::new(kind, OP);
+            if e.kind() == io::ErrorKind::AlreadyExists {
+                return error
+                    .detail(format!("{address}: cannot listen: something that is no socket lies there"));
+            }
+            error.detail(format!("{address}: cannot listen")).caused_by(e)
         };
         let kind = match address {
             Address::Unix(path) => {
