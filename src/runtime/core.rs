@@ -17,18 +17,19 @@ use super::inbox::{Command, Inbox};
 use super::jobs::JobTable;
 use super::keeper::{Bell, Calls};
 use super::mark::MarkRing;
+use super::stage_questions::StageQuestions;
 use super::ticket::Slots;
 use super::workers::Workers;
 use crate::cache::HostKeys;
 use crate::clock::{Clock, Instant, Monotonic};
 use crate::error::{Error, ErrorKind};
 use crate::id::StickId;
-use crate::pipeline::{GraphId, Load};
+use crate::pipeline::Load;
 use crate::pool::Pool;
 use crate::sched::{Event, GraphNo, Scheduler, StickNo};
 use crate::stats::{Latency, StageTimes};
 use crate::transport::{GiveUp, MemoryKind, MemoryReport, Pace};
-use crate::wire::{Capabilities, TimingData};
+use crate::wire::Capabilities;
 
 pub(super) struct Shared {
     /// Itself, for what outlives a call.
@@ -137,8 +138,7 @@ pub(super) struct StickEntry {
     pub(super) resets: u32,
     /// Latest round that was answered.
     pub(super) telemetry_round: u64,
-    /// The latest answer to [`Command::StageTimes`], with the copy that was asked about.
-    pub(super) stage_times: Option<(GraphId, Result<TimingData, Cause>)>,
+    pub(super) stage_times: StageQuestions,
 }
 
 /// Sticks to wake, once the lock is gone.
@@ -171,7 +171,7 @@ impl Core {
             throttle_level: None,
             resets: 0,
             telemetry_round: 0,
-            stage_times: None,
+            stage_times: StageQuestions::default(),
         };
         Core {
             phase: Phase::Open,

@@ -374,6 +374,9 @@ impl Shared {
         entry.cause = Some(cause);
         entry.lost_since.get_or_insert(now);
         entry.settled = true;
+        // Nobody knows them now; the last ones would pass for those of a stick that works.
+        (entry.temperature_c, entry.throttle_level, entry.used_memory_bytes) = (None, None, None);
+        entry.stage_times.clear();
         for graph in core.graphs.iter_mut().flatten() {
             drop(graph.on[at].leave());
         }

@@ -214,7 +214,8 @@ impl Fleet {
     fn wait_until_settled(&self) -> Result<()> {
         let shared = &self.0.shared;
         // Connecting may take the whole timeout, and so may opening.
-        let until = shared.clock.now() + shared.config.open_timeout * 2 + Duration::from_secs(1);
+        let until =
+            shared.clock.now() + shared.config.open_timeout.saturating_mul(2) + Duration::from_secs(1);
         let mut core = shared.core.lock();
         loop {
             let now = shared.clock.now();
@@ -224,6 +225,12 @@ impl Fleet {
             shared.changed.wait_for(&mut core, until - now);
         }
         if core.sticks.iter().any(|s| s.state == StickState::Ready) {
+            for (stick, entry) in shared.sticks.iter().zip(&core.sticks) {
+                if entry.state != StickState::Ready {
+                    let why = entry.cause.as_ref().map_or("not open in time", |cause| cause.detail.as_str());
+                    tracing::error!(stick = %stick.id, "not opened, the fleet goes on without it: {why}");
+                }
+            }
             return Ok(());
         }
         let op = "open stick";

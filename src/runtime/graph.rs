@@ -220,7 +220,7 @@ impl Graph {
     ///
     /// # Errors
     /// `NotFound` for a stick that the fleet does not have or that does not hold the graph, `Timeout` when it did not
-    /// answer within `timeout`, and what the stick says where it refuses.
+    /// answer within `timeout`, `Unplugged` when it was lost meanwhile, and what the stick says where it refuses.
     pub fn stage_times(&self, stick: &StickId, timeout: Duration) -> Result<TimingData> {
         let op = "ask for stage times";
         let shared = &self.0.shared;
@@ -231,16 +231,20 @@ impl Graph {
         let until = shared.clock.now() + timeout;
         let mut core = shared.core.lock();
         let copy = core.graph(self.0.no).and_then(|entry| entry.on[at].copy_of(0)).ok_or_else(absent)?;
-        core.sticks[at].stage_times = None;
+        let question = core.sticks[at].stage_times.ask(copy);
         shared.sticks[at].inbox.command(Command::StageTimes(copy));
         loop {
-            match core.sticks[at].stage_times.take() {
-                Some((of, Ok(times))) if of == copy => return Ok(times),
-                Some((of, Err(cause))) if of == copy => return Err(cause.error(op, stick)),
-                _ => {}
+            let entry = &mut core.sticks[at];
+            if let Some(answer) = entry.stage_times.take(copy, question) {
+                return answer.map_err(|cause| cause.error(op, stick));
+            }
+            if !entry.stage_times.knows(copy, question) {
+                let why = entry.cause.as_ref().map_or("the stick was lost", |cause| cause.detail.as_str());
+                return Err(error(ErrorKind::Unplugged, format!("{why}; ask again once it is back")));
             }
             let now = shared.clock.now();
-            if now >= until || core.sticks[at].state != StickState::Ready {
+            if now >= until {
+                entry.stage_times.forget(copy);
                 return Err(error(
                     ErrorKind::Timeout,
                     format!("no answer within {timeout:?}; give it more time"),

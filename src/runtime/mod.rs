@@ -26,6 +26,7 @@ mod keeper;
 mod mark;
 mod process;
 mod snapshot;
+mod stage_questions;
 pub mod stats_document;
 pub mod stats_socket;
 mod ticket;

@@ -14,13 +14,15 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use serde_json::Value;
 
 /// Most readers at a time; further ones are turned away.
 pub const MAX_CLIENTS: usize = 8;
 /// A reader that does not take what it asked for within this time is not served any more.
 const PATIENCE: Duration = Duration::from_millis(200);
+/// Until the next try to let somebody in, after one that failed.
+const FULL_PAUSE: Timespec = Timespec { tv_sec: 0, tv_nsec: 500_000_000 };
 /// Requests of one reader that are answered in one turn.
 const MAX_BURST: usize = 16;
 /// Largest document that a client takes: 256 sticks need a tenth of it.
@@ -112,10 +114,13 @@ impl Drop for StatsSocket {
 
 fn serve(listener: &UnixListener, stopped: &UnixStream, snapshot: &dyn Fn() -> Value) {
     let mut clients: Vec<UnixStream> = Vec::new();
+    // Without a descriptor left, who knocks cannot be let in and knocks on: not to be looked at for a while.
+    let mut full = false;
     loop {
-        let mut fds = vec![PollFd::new(stopped, PollFlags::IN), PollFd::new(listener, PollFlags::IN)];
+        let knocks = if full { PollFlags::empty() } else { PollFlags::IN };
+        let mut fds = vec![PollFd::new(stopped, PollFlags::IN), PollFd::new(listener, knocks)];
         fds.extend(clients.iter().map(|client| PollFd::new(client, PollFlags::IN)));
-        match poll(&mut fds, None) {
+        match poll(&mut fds, full.then_some(&FULL_PAUSE)) {
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
             Err(error) => return tracing::warn!(%error, "statistics are not served any more"),
         }
@@ -125,12 +130,17 @@ fn serve(listener: &UnixListener, stopped: &UnixStream, snapshot: &dyn Fn() -> V
         }
         let mut ask = ready[2..].iter();
         clients.retain_mut(|client| !ask.next().is_some_and(|ready| *ready) || answer(client, snapshot));
-        while let Ok((client, _)) = listener.accept() {
-            // Turned away by closing: a reader sees the end at once instead of waiting.
-            if clients.len() < MAX_CLIENTS && welcome(&client, snapshot) {
-                clients.push(client);
+        full = loop {
+            match listener.accept() {
+                // Turned away by closing: a reader sees the end at once instead of waiting.
+                Ok((client, _)) if clients.len() < MAX_CLIENTS && welcome(&client, snapshot) => {
+                    clients.push(client);
+                }
+                Ok(_) => {}
+                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+                Err(error) => break error.kind() != std::io::ErrorKind::WouldBlock,
             }
-        }
+        };
     }
 }
 

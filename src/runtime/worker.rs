@@ -80,10 +80,12 @@ impl Worker {
     /// Runs until the fleet is closed.
     pub(super) fn run(mut self) {
         let exit = Exit { shared: self.shared.clone(), index: self.index };
-        let mut backoff = FIRST_BACKOFF;
+        let (mut backoff, mut again) = (FIRST_BACKOFF, false);
         loop {
             let ended = match self.port.connect(self.shared.config.open_timeout) {
                 Ok(connection) => {
+                    self.shared.core.lock().sticks[self.index].resets += u32::from(again);
+                    again = true;
                     let began = self.shared.clock.now();
                     let ended = self.drive(connection);
                     if self.shared.clock.now() - began > LONGEST_BACKOFF {
@@ -101,8 +103,6 @@ impl Worker {
                 break;
             }
             backoff = (backoff * 2).min(LONGEST_BACKOFF);
-            let mut core = self.shared.core.lock();
-            core.sticks[self.index].resets += 1;
         }
         drop(exit);
     }
@@ -575,7 +575,7 @@ impl Session {
     }
 
     fn tell_stage_times(&self, shared: &Shared, copy: GraphId, times: Result<TimingData, Cause>) {
-        shared.core.lock().sticks[self.index].stage_times = Some((copy, times));
+        shared.core.lock().sticks[self.index].stage_times.answered(copy, times);
         shared.changed.notify_all();
     }
 

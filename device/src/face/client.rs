@@ -139,5 +139,9 @@ fn read_line(socket: &mut UnixStream) -> std::io::Result<String> {
 }
 
 fn bad_server(path: &Path, op: &'static str, why: &str) -> Error {
-    Error::new(ErrorKind::Unplugged, op).detail(format!("{}: {why}", path.display()))
+    let (kind, why) = match why.strip_prefix("busy: ") {
+        Some(why) => (ErrorKind::InUse, why),
+        None => (ErrorKind::Unplugged, why),
+    };
+    Error::new(kind, op).detail(format!("{}: {why}", path.display()))
 }

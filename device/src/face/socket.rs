@@ -4,10 +4,11 @@
 //! The line protocol is that of the control socket (`list`, `crash N`, …) and, on this face, `connect N`: the stick is
 //! booted afresh, then comes `ok`, and from there on the connection is the stick's two pipes.
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 
 use ncs2::clock::Instant;
 use ncs2::transport::{DeviceEnd, Reactor, SocketDevice, Token};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::carrier::Carrier;
 use crate::{LinkSpeed, VirtualStick};
@@ -43,6 +44,11 @@ impl Wire {
         reactor.deregister(self.token);
     }
 
+    /// True while somebody is at the other end.
+    pub(crate) fn has_peer(&self) -> bool {
+        self.carrier.end().wait_on().is_some_and(|wait| has_peer(wait.fd))
+    }
+
     pub(crate) fn is_closed(&self) -> bool {
         self.carrier.is_closed()
     }
@@ -64,6 +70,14 @@ impl Wire {
     pub(crate) fn poll_timeout(&self, now: Instant) -> Option<Instant> {
         self.carrier.poll_timeout(now)
     }
+}
+
+/// True while somebody is at the other end of this socket.
+pub(crate) fn has_peer(socket: impl AsFd) -> bool {
+    let gone = PollFlags::HUP | PollFlags::RDHUP | PollFlags::ERR;
+    let mut sockets = [PollFd::new(&socket, PollFlags::RDHUP)];
+    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+    poll(&mut sockets, Some(&now)).is_ok() && !sockets[0].revents().intersects(gone)
 }
 
 /// What the server says when a stick is ready, the rest of the `ok` line.

@@ -8,7 +8,7 @@ use std::time::Duration;
 use ncs2::clock::Instant;
 use ncs2::transport::{Reactor, Token};
 
-use super::socket::{self, Wire};
+use super::socket::{self, Wire, has_peer};
 use super::stream::{Door, Moved, Stream};
 use super::usb::Descriptors;
 use super::vhci::attach::Vhci;
@@ -63,9 +63,14 @@ impl Station {
         Station { stick, link, face: Kind::Socket { wire: None, guest: None } }
     }
 
-    /// A client of the socket face: the stick boots for him, and whoever had it before loses it.
+    /// A client of the socket face: the stick boots for him, unless another has it.
     pub(crate) fn connect(&mut self, guest: OwnedFd, reactor: &mut Reactor, now: Instant) {
         let why = match &mut self.face {
+            Kind::Socket { wire, guest }
+                if wire.as_ref().is_some_and(Wire::has_peer) || guest.as_ref().is_some_and(has_peer) =>
+            {
+                "error busy: another client of this server has the stick\n"
+            }
             Kind::Socket { wire, guest: waiting } if self.stick.is_plugged() => {
                 if let Some(wire) = wire.take() {
                     wire.close(reactor);

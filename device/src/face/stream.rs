@@ -4,7 +4,7 @@ use std::fs::{self, OpenOptions};
 use std::io;
 use std::net::TcpListener;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
+use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
@@ -111,6 +111,8 @@ enum Kind {
     Unix {
         listener: UnixListener,
         path: PathBuf,
+        /// Device and inode of what was bound: somebody else's file may lie there later.
+        node: (u64, u64),
     },
     Tcp(TcpListener),
     /// Opened, not accepted; one connection at a time.
@@ -128,10 +130,19 @@ impl Door {
                 io::ErrorKind::NotFound => ErrorKind::NotFound,
                 _ => ErrorKind::Unsupported,
             };
-            Error::new(kind, OP).detail(format!("{address}: cannot listen")).caused_by(e)
+            let error = Error::new(kind, OP);
+            if e.kind() == io::ErrorKind::AlreadyExists {
+                return error
+                    .detail(format!("{address}: cannot listen: something that is no socket lies there"));
+            }
+            error.detail(format!("{address}: cannot listen")).caused_by(e)
         };
         let kind = match address {
-            Address::Unix(path) => Kind::Unix { listener: bind(path).map_err(failed)?, path: path.clone() },
+            Address::Unix(path) => {
+                let listener = bind(path).map_err(failed)?;
+                let node = node(path).map_err(failed)?;
+                Kind::Unix { listener, path: path.clone(), node }
+            }
             Address::Tcp(at) => {
                 let listener = TcpListener::bind(at).map_err(failed)?;
                 listener.set_nonblocking(true).map_err(failed)?;
@@ -189,19 +200,32 @@ impl Door {
 
 impl Drop for Door {
     fn drop(&mut self) {
-        if let Kind::Unix { path, .. } = &self.kind {
+        if let Kind::Unix { path, node: ours, .. } = &self.kind
+            && node(path).is_ok_and(|found| found == *ours)
+        {
             // Gone already is as good.
             let _ = fs::remove_file(path);
         }
     }
 }
 
-/// Binds, in the place of a socket that nobody listens on any more.
+fn node(path: &Path) -> io::Result<(u64, u64)> {
+    fs::symlink_metadata(path).map(|found| (found.dev(), found.ino()))
+}
+
+/// Binds, in the place of a socket that nobody listens on any more. Anything else that lies there is somebody's.
 fn bind(path: &Path) -> io::Result<UnixListener> {
     let listener = match UnixListener::bind(path) {
         Err(e) if e.kind() == io::ErrorKind::AddrInUse => {
-            if UnixStream::connect(path).is_ok() {
-                return Err(e);
+            if !fs::symlink_metadata(path)?.file_type().is_socket() {
+                return Err(io::Error::new(
+                    io::ErrorKind::AlreadyExists,
+                    "a file that is no socket lies there",
+                ));
+            }
+            match UnixStream::connect(path) {
+                Err(refused) if refused.kind() == io::ErrorKind::ConnectionRefused => {}
+                _ => return Err(e),
             }
             fs::remove_file(path)?;
             UnixListener::bind(path)?
