@@ -62,7 +62,13 @@ Examples:
     /// Brings sticks back to their boot ROM
     Reset(cmd::boot::ResetArgs),
     /// Looks into compiled graphs
-    #[command(subcommand_required = true, arg_required_else_help = true)]
+    #[command(
+        subcommand_required = true,
+        arg_required_else_help = true,
+        after_help = "\
+Examples:
+  ncs2ctl blob info net.blob"
+    )]
     Blob {
         /// What to do.
         #[command(subcommand)]
@@ -81,7 +87,13 @@ Examples:
     /// Shows what INT8 and byte inputs cost and gain on this chip
     Quantize(Box<cmd::quantize::QuantizeArgs>),
     /// Sets up what some commands need
-    #[command(subcommand_required = true, arg_required_else_help = true)]
+    #[command(
+        subcommand_required = true,
+        arg_required_else_help = true,
+        after_help = "\
+Examples:
+  ncs2ctl setup openvino"
+    )]
     Setup(cmd::setup::SetupArgs),
     /// Prints temperatures, levels and what is left until the sticks slow down
     Thermal(cmd::thermal::ThermalArgs),
@@ -90,14 +102,28 @@ Examples:
     /// Prints the defaults in force and where each came from
     Config(cmd::config::ConfigArgs),
     /// Finds and checks the vendor's firmware file
-    #[command(subcommand_required = true, arg_required_else_help = true)]
+    #[command(
+        subcommand_required = true,
+        arg_required_else_help = true,
+        after_help = "\
+Examples:
+  ncs2ctl firmware list
+  ncs2ctl firmware install openvino-2021.4.2-*.whl"
+    )]
     Firmware {
         /// What to do.
         #[command(subcommand)]
         command: cmd::firmware::FirmwareCommand,
     },
     /// Lets users reach the sticks
-    #[command(subcommand_required = true, arg_required_else_help = true)]
+    #[command(
+        subcommand_required = true,
+        arg_required_else_help = true,
+        after_help = "\
+Examples:
+  ncs2ctl udev print
+  sudo ncs2ctl udev install"
+    )]
     Udev {
         /// What to do.
         #[command(subcommand)]
@@ -106,7 +132,14 @@ Examples:
     /// Exercises a stick step by step and writes a report that can be sent back
     Selftest(cmd::selftest::SelftestArgs),
     /// Virtual sticks for other processes and kernels, and how well their timing fits
-    #[command(subcommand_required = true, arg_required_else_help = true)]
+    #[command(
+        subcommand_required = true,
+        arg_required_else_help = true,
+        after_help = "\
+Examples:
+  ncs2ctl sim serve --socket /tmp/sticks --sticks 2
+  ncs2ctl --sim unix:/tmp/sticks list"
+    )]
     Sim {
         /// What to do.
         #[command(subcommand)]
