@@ -122,6 +122,11 @@ impl StickRun {
 }
 
 impl Measured {
+    /// No answer came, and the user did not end it either.
+    pub fn is_nothing(&self) -> bool {
+        self.tally.completed() == 0 && !self.interrupted
+    }
+
     /// The sticks went away, or requests failed that no window counts: what the windows say is not the whole truth.
     pub fn was_cut_short(&self) -> bool {
         let all_lost = self.tally.fallback.is_none() && self.sticks.iter().all(|s| s.stats.failure.is_some());

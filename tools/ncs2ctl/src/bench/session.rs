@@ -38,11 +38,9 @@ impl Run {
 
     /// Why it is no measurement, or was cut short: taken out of it.
     pub fn trouble(&mut self) -> Option<Failure> {
-        let nothing = self.measured.tally.completed() == 0 && !self.measured.interrupted;
-        if !nothing && !self.measured.was_cut_short() {
-            return None;
-        }
-        self.measured.error.take().map(Failure::from)
+        let measured = &mut self.measured;
+        let spoiled = measured.is_nothing() || measured.was_cut_short();
+        measured.error.take_if(|_| spoiled).map(Failure::from)
     }
 }
 

@@ -314,8 +314,7 @@ fn finish(
 ) -> Result<Outcome> {
     let Command { args, output, .. } = command;
     let Done { run: Run { measured, mut report }, simulation, mut trouble, session, .. } = done;
-    if measured.tally.completed() == 0
-        && !measured.interrupted
+    if measured.is_nothing()
         && let Some(failure) = trouble.take()
     {
         return Err(failure);
@@ -338,9 +337,9 @@ fn finish(
         compare: compared.as_ref(),
         error: trouble.as_ref().and_then(Failure::told),
     };
-    let document = output.render(&body) + "\n";
     // A full disk must not cost the measurement: it is shown in any case.
-    let unsaved = args.save.as_deref().and_then(|path| aside::write(path, document.as_bytes()).err());
+    let save = |path: &Path| aside::write(path, (output.render(&body) + "\n").as_bytes());
+    let unsaved = args.save.as_deref().and_then(|path| save(path).err());
     body.error = body.error.or(unsaved.as_ref().and_then(Failure::told));
     if output.is_json() {
         output.document(&body)?;
