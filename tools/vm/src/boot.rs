@@ -22,6 +22,7 @@ const BESIDE_LIBUSB: f64 = 1.5;
 pub(crate) fn all_boot_side_by_side(bench: &mut Bench) -> Verdict {
     note_file(bench)?;
     let (mut alone, mut together, mut plain) = (Duration::MAX, Duration::MAX, Duration::MAX);
+    let mut in_time = false;
     for _ in 0..TRIES {
         let (one, one_listed) = listed(bench, 1)?;
         let one = opened(&one)?;
@@ -42,13 +43,17 @@ pub(crate) fn all_boot_side_by_side(bench: &mut Bench) -> Verdict {
             both(one_plain, all_plain),
             both(one_listed, all_listed),
         ));
+        in_time = together < (alone * 2).max(plain.mul_f64(BESIDE_LIBUSB));
+        if in_time {
+            break;
+        }
     }
     bench.note(format!(
         "{:.2} times as long as one, to reach 2",
         together.as_secs_f64() / alone.as_secs_f64()
     ));
     ensure!(
-        together < (alone * 2).max(plain.mul_f64(BESIDE_LIBUSB)),
+        in_time,
         "{} sticks boot in {together:?}, one in {alone:?}, and plain libusb uploads in {plain:?}",
         bench.sticks
     );

@@ -80,11 +80,13 @@ impl Held {
     }
 }
 
-/// What `now` has more than `before` by count: one that was replaced by another is no more. With names, most likely ones first.
+/// What is new in `now` where it is more than `before`: one that took the place of another is no more.
 fn more(now: &[String], before: &[String]) -> Vec<String> {
+    if now.len() <= before.len() {
+        return Vec::new();
+    }
     let mut rest = before.to_vec();
-    let new: Vec<_> = now
-        .iter()
+    now.iter()
         .filter(|name| match rest.iter().position(|old| old == *name) {
             Some(at) => {
                 rest.swap_remove(at);
@@ -93,8 +95,7 @@ fn more(now: &[String], before: &[String]) -> Vec<String> {
             None => true,
         })
         .cloned()
-        .collect();
-    if now.len() > before.len() { new } else { Vec::new() }
+        .collect()
 }
 
 /// The largest URB that usbfs takes when it may hold 1 MiB for all devices: what others hold is missing from it.

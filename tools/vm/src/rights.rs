@@ -74,11 +74,13 @@ pub(crate) fn users_may_open_with_the_rule_alone(bench: &mut Bench) -> Verdict {
         udevadm(&["settle"])?;
         // `settle` waits for what udevd has heard of; the kernel may be about to tell it more.
         let until = Instant::now() + PATIENCE;
-        let mut with = [open_as(NOBODY, &found)?, open_as(plugdev, &found)?];
-        while with[1] != "opened" && Instant::now() < until {
+        let with = loop {
+            let with = [open_as(NOBODY, &found)?, open_as(plugdev, &found)?];
+            if with[1] == "opened" || Instant::now() >= until {
+                break with;
+            }
             udevadm(&["settle"])?;
-            with = [open_as(NOBODY, &found)?, open_as(plugdev, &found)?];
-        }
+        };
         ensure!(
             with == ["refused", "opened"],
             "with the rule, booted {booted}: expected refused and opened, found {with:?}"
