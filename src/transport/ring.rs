@@ -120,7 +120,9 @@ impl Ring {
         let mut limit = timeout;
         loop {
             let before = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
-            let timed_out = self.ring.completion().is_empty() && self.enter(limit)?;
+            // What is there already ends the wait, and so do those that the kernel has and did not hand over yet.
+            let idle = self.ring.completion().is_empty();
+            let timed_out = self.enter(if idle { limit } else { Some(Duration::ZERO) })? && idle;
             let mut seen = 0;
             for entry in self.ring.completion() {
                 if entry.user_data() == IGNORED {
