@@ -12,7 +12,7 @@ use ncs2::transport::usb::{boot, discover};
 use ncs2::wire::{DdrType, FirmwarePatches};
 use ncs2::{ErrorKind, Fleet, Port, StickId};
 use ncs2_device::face;
-use ncs2_device::{Engine, FaultPlan, Rack, RackOptions, Timing};
+use ncs2_device::{Engine, FaultPlan, Profile, Rack, RackOptions, Timing};
 
 use crate::config;
 use crate::failure::{Failure, Result, one_line};
@@ -219,14 +219,16 @@ impl Sticks {
                 Some(TimingArg::Layers) | None => Timing::default(),
             },
         };
-        let rack = Rack::start(RackOptions {
+        load_profile(&simulation.profile)?;
+        let options = RackOptions {
             sticks,
             profile: simulation.profile.clone(),
             engine: simulation.engine,
             timing: simulation.timing,
             seed: 0,
             faults,
-        })?;
+        };
+        let rack = Rack::start(options).map_err(refused_plan)?;
         let ports = select(rack.ports(), &global.device)?;
         Ok(Sticks {
             models: Models::Rack(rack),
@@ -395,14 +397,33 @@ fn wait_for_boot_roms(ids: &[StickId]) {
     }
 }
 
-/// The plan of `--fault`.
-pub fn fault_plan(path: &str) -> Result<FaultPlan> {
-    FaultPlan::load(path).map_err(|error| match error.kind() {
+/// The profile of that name or path, checked.
+pub fn load_profile(name: &str) -> Result<Profile> {
+    const OWN: &str = "a file that begins with base = \"ncs2\": docs/virtual-stick.md says what it may hold";
+    Profile::load(name).map_err(|error| match error.kind() {
+        // Its message names the built-in ones.
+        ErrorKind::NotFound => Failure::from(error).hint(&format!("give one of these, or {OWN}")),
         ErrorKind::InvalidInput => {
-            Failure::from(error).hint("docs/virtual-stick.md says what a plan may hold")
+            let built_in = Profile::BUILT_IN.join(", ");
+            Failure::from(error).hint(&format!("give one of {built_in}, or {OWN}"))
         }
         _ => error.into(),
     })
+}
+
+/// The plan of `--fault`.
+pub fn fault_plan(path: &str) -> Result<FaultPlan> {
+    FaultPlan::load(path).map_err(refused_plan)
+}
+
+/// Why virtual sticks do not start once their profile is known to be good: of what the user gave, the plan is left.
+pub fn refused_plan(error: ncs2::Error) -> Failure {
+    match error.kind() {
+        ErrorKind::InvalidInput => {
+            Failure::from(error).hint("docs/virtual-stick.md says what a plan may hold, and shows one")
+        }
+        _ => error.into(),
+    }
 }
 
 /// These flags shape virtual sticks; on real ones they would do nothing, so they are refused.

@@ -193,3 +193,38 @@ fn what_is_said_is_as_reviewed() {
     }
     insta::assert_snapshot!("said", told);
 }
+
+/// What a blob holds is no help with a profile or a plan.
+#[test]
+fn bad_profiles_and_plans_are_told_from_bad_inputs() {
+    let folder = tempfile::tempdir().expect("temporary folder");
+    let path = |name: &str| folder.path().join(name).to_str().expect("UTF-8").to_owned();
+    let (profile, other, plan) = (path("slow.toml"), path("other.toml"), path("plan.toml"));
+    let refused = |args: &[&str], schema, kind, words: &[&str]| {
+        fails(args, schema, 2, kind, words);
+        let said = run(args).stderr;
+        assert!(!said.contains("blob info"), "{args:?}: {said}");
+    };
+    let sim = format!("1,{profile}");
+    fs::write(&profile, "base = \"ncs2\"\n[timing]\nshaves = 0\n").expect("written");
+    let words = ["slow.toml", "line 3", "timing.shaves", "ncs2-fan", "base = \"ncs2\"", "virtual-stick.md"];
+    refused(&["--sim", &sim, "info"], "info", "InvalidInput", &words);
+    refused(&["sim", "calibrate", "--profile", &profile], "sim", "InvalidInput", &words);
+    let socket = path("s");
+    refused(&["sim", "serve", "--socket", &socket, "--profile", &profile], "sim", "InvalidInput", &words);
+    fs::write(&other, "base = \"ncs3\"\n").expect("written");
+    let sim = format!("1,{other}");
+    refused(&["--sim", &sim, "list"], "list", "InvalidInput", &["base", "ncs3", "ncs2-closed-case"]);
+    let missing = format!("1,{}", path("none.toml"));
+    refused(&["--sim", &missing, "list"], "list", "NotFound", &["none.toml", "ncs2-fan", "virtual-stick.md"]);
+    refused(&["--sim", "1,ncs3", "list"], "list", "NotFound", &["ncs3", "usb2", "virtual-stick.md"]);
+
+    let fault = ["--sim", "1", "--fault", &plan, "info"];
+    fs::write(&plan, "[[fault]]\nkind = \"hang\"\nnth = 1\nstick = \"sim7\"\n").expect("written");
+    refused(&fault, "info", "InvalidInput", &["sim7", "virtual-stick.md", "plan"]);
+    let served = ["sim", "serve", "--socket", &socket, "--fault", &plan];
+    refused(&served, "sim", "InvalidInput", &["sim7", "virtual-stick.md", "plan"]);
+    fs::write(&plan, "[[fault]]\nkind = \"delay\"\nnth = 1\n").expect("written");
+    refused(&fault, "info", "InvalidInput", &["plan.toml", "fault 1", "ms", "virtual-stick.md"]);
+    refused(&served, "sim", "InvalidInput", &["plan.toml", "fault 1", "ms", "virtual-stick.md"]);
+}
