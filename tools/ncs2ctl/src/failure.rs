@@ -89,6 +89,11 @@ impl Failure {
     pub fn file(path: &std::path::Path, doing: &str, error: &io::Error) -> Self {
         let path = path.display();
         match error.kind() {
+            io::ErrorKind::NotFound if doing == "write" => Self::new(
+                ErrorKind::NotFound,
+                format!("{path}: expected its folder, found none"),
+                "make the folder first",
+            ),
             io::ErrorKind::NotFound => Self::new(
                 ErrorKind::NotFound,
                 format!("{path}: expected a file to {doing}, found none"),

@@ -412,7 +412,7 @@ pub fn load_profile(name: &str) -> Result<Profile> {
 }
 
 /// The plan of `--fault`.
-pub fn fault_plan(path: &str) -> Result<FaultPlan> {
+pub fn fault_plan(path: &Path) -> Result<FaultPlan> {
     FaultPlan::load(path).map_err(refused_plan)
 }
 

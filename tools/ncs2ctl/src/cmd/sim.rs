@@ -228,6 +228,10 @@ fn serve_until_interrupted(global: &Global, output: &Output, args: &ServeArgs) -
         ErrorKind::Unsupported if !args.vhci => {
             Failure::from(error).hint("name sockets that are not there yet, in a folder of yours")
         }
+        ErrorKind::Unsupported => {
+            Failure::from(error).hint("or serve them at --socket or --usbredir, which need no module")
+        }
+        ErrorKind::Permission if args.vhci => Failure::from(error).hint("run it as root"),
         ErrorKind::InvalidInput if global.fault.is_some() => open::refused_plan(error),
         ErrorKind::InvalidInput => Failure::from(error).hint("serve fewer sticks, or at fewer faces"),
         _ => error.into(),
