@@ -85,6 +85,11 @@ impl Failure {
         Self::report("Usage", message.into(), hint.into(), exit::USAGE)
     }
 
+    /// Ctrl-C came before anything was done, exit 1 as other interrupted work.
+    pub fn interrupted(message: impl Into<String>, hint: impl Into<String>) -> Self {
+        Self::report(ErrorKind::Cancelled.as_str(), message.into(), hint.into(), exit::NEGATIVE)
+    }
+
     /// The file could not be read or written.
     pub fn file(path: &std::path::Path, doing: &str, error: &io::Error) -> Self {
         let path = path.display();

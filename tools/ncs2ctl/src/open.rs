@@ -412,8 +412,7 @@ fn open_unless_pressed(builder: FleetBuilder, waits: &[GiveUp]) -> Result<Fleet>
     waits.iter().for_each(GiveUp::now);
     // Those that are open by then are closed as they should be; the others are left to the system.
     drop(opened.recv_timeout(OPEN_GRACE));
-    Err(Failure::new(
-        ErrorKind::Cancelled,
+    Err(Failure::interrupted(
         "interrupted while the sticks were opening: nothing was done",
         "run it again; `ncs2ctl reset` helps a stick that does not boot",
     ))

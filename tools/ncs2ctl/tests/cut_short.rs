@@ -142,7 +142,7 @@ fn an_interrupt_is_heard_while_sticks_open() {
         // The plan says so at the boot, that is while it is waited for.
         let (running, said) = start_and_listen(&[&sim[..], command].concat(), &[], "planned fault");
         signal(&running, press);
-        assert_eq!(code(running), Some(2));
+        assert_eq!(code(running), Some(1));
         let said = said.join().expect("no panic");
         // Who was deaf would say that the stick did not boot.
         assert!(said.contains("interrupted while the sticks were opening"), "{command:?}: {said}");
