@@ -1,6 +1,7 @@
 //! What is done with an answer: written to files, ranked, checked, described. For `run`, `batch`
 //! and `check`.
 
+use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -14,6 +15,7 @@ use serde::Serialize;
 
 use crate::failure::{Failure, Result, one_line};
 use crate::flags::Tolerance;
+use crate::folders;
 use crate::open::Simulation;
 use crate::output::{Output, Style, time};
 use crate::tensor::compare::{Difference, compare};
@@ -184,6 +186,18 @@ fn stage_us(times: &StageTimes) -> serde_json::Map<String, serde_json::Value> {
         .collect()
 }
 
+/// Makes the folder of `--output`.
+pub fn make_folder(path: &Path) -> Result {
+    // Who names a file expects one, and would get a folder of that name.
+    if path.extension().is_some_and(|e| e == "npy") && !path.is_dir() {
+        return Err(Failure::usage(
+            format!("--output {}: expected a folder, found the name of a file", path.display()),
+            "name the folder: outputs are written as DIR/TENSOR.npy",
+        ));
+    }
+    folders::make(path)
+}
+
 /// One label a line; as many as some output has values, else they would name the wrong things.
 pub fn labels(path: &Path, graph: &Graph) -> Result<Vec<String>> {
     let text = fs::read_to_string(path).map_err(|e| Failure::file(path, "read", &e))?;
@@ -206,14 +220,15 @@ pub fn labels(path: &Path, graph: &Graph) -> Result<Vec<String>> {
 }
 
 /// Reads the files of `run --check` and `check --reference`: the k-th file of an output is for the k-th inference.
-pub fn references(graph: &Graph, arguments: &[String], inferences: usize) -> Result<Vec<Vec<Reference>>> {
+pub fn references(graph: &Graph, arguments: &[OsString], inferences: usize) -> Result<Vec<Vec<Reference>>> {
     let batch = graph.batch.max(1) as usize;
     let mut references = vec![Vec::new(); inferences];
     let mut seen = vec![0usize; graph.outputs.len()];
     for argument in arguments {
         let (index, file) = input::target(&graph.outputs, argument, "output")?;
         let tensor = &graph.outputs[index];
-        let array = npy::read(Path::new(file))?;
+        let array = npy::read(file)?;
+        let file = file.display();
         let expected = crate::tensor::layout::elements(tensor) * batch;
         if array.values.len() != expected {
             return Err(Failure::new(
@@ -237,7 +252,7 @@ pub fn references(graph: &Graph, arguments: &[String], inferences: usize) -> Res
             ));
         };
         seen[index] += 1;
-        checks.push(Reference { output: index, file: file.to_owned(), values: array.values.to_f64() });
+        checks.push(Reference { output: index, file: file.to_string(), values: array.values.to_f64() });
     }
     Ok(references)
 }

@@ -25,6 +25,9 @@ pub struct Capture {
 
 /// Reads a capture; `(expected, found)` when it is none.
 pub fn read(bytes: &[u8]) -> Result<Capture, (String, String)> {
+    if bytes.is_empty() {
+        return Err(("a trace as text or pcapng".into(), "an empty file".into()));
+    }
     if bytes.starts_with(&SECTION.to_le_bytes()) {
         return pcapng(bytes);
     }
@@ -189,6 +192,7 @@ mod tests {
             assert!(read(&bytes[..cut]).is_err(), "{cut}");
         }
         assert!(read(&[0xff, 0xfe]).is_err());
+        assert_eq!(read(&[]).expect_err("nothing in it").1, "an empty file");
         assert!(read(b"hello\n").is_err());
     }
 

@@ -194,5 +194,16 @@ pub fn definition() -> clap::Command {
     Cli::command()
 }
 
+/// What clap has to say, without its usage and its pointer to the help: errors are one line here.
+pub fn said(error: &clap::Error) -> String {
+    let text = error.render().to_string();
+    let said = text
+        .split("\n\n")
+        .map(str::trim)
+        .filter(|part| !part.starts_with("Usage:") && !part.starts_with("For more information"));
+    let words = said.flat_map(str::split_whitespace).collect::<Vec<_>>().join(" ");
+    words.trim_start_matches("error: ").to_owned()
+}
+
 #[cfg(test)]
 mod tests;

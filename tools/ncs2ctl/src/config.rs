@@ -6,6 +6,7 @@ use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use clap::error::{ContextKind, ContextValue, ErrorKind as ClapKind};
 use ncs2::ErrorKind;
 use toml::{Table, Value};
 
@@ -179,12 +180,17 @@ fn distance(a: &str, b: &str) -> usize {
     row[b.len()]
 }
 
-/// The definition with the variables, and the file's values as defaults.
-pub fn apply(mut command: clap::Command, file: &File) -> clap::Command {
+/// The definition with the variables, and the file's values as defaults, of settings whose flag is not among `args`: clap would
+/// refuse a bad one even there.
+pub fn apply(mut command: clap::Command, file: &File, args: &[OsString]) -> clap::Command {
     for setting in SETTINGS {
+        let given = setting.is_given(args);
         // clap keeps defaults for as long as the process lives; so few, read once, may stay.
         let value = file.values.get(setting.key).map(|v| &*String::leak(v.clone()));
         let change = move |arg: clap::Arg| {
+            if given {
+                return arg.env(None);
+            }
             let arg = arg.env(setting.variable).hide_env_values(true);
             match value {
                 Some(value) => arg.default_value(value),
@@ -197,6 +203,61 @@ pub fn apply(mut command: clap::Command, file: &File) -> clap::Command {
         };
     }
     command
+}
+
+/// Where a value that clap refused came from, when it was no flag.
+pub fn origin(error: &clap::Error, args: &[OsString], file: &File) -> Option<String> {
+    let setting = SETTINGS.iter().find(|setting| {
+        let here = |name: &str| args.iter().skip(1).any(|word| word == name);
+        refuses(error, setting) && setting.command.is_none_or(here)
+    })?;
+    if setting.is_given(args) {
+        return None;
+    }
+    if std::env::var_os(setting.variable).is_some() {
+        return Some(setting.variable.to_owned());
+    }
+    file.values.contains_key(setting.key).then(|| file.origin(setting))
+}
+
+/// True where clap's complaint is about the value of this setting's flag.
+fn refuses(error: &clap::Error, setting: &Setting) -> bool {
+    let about_value = matches!(error.kind(), ClapKind::InvalidValue | ClapKind::ValueValidation);
+    let flag = match error.get(ContextKind::InvalidArg) {
+        Some(ContextValue::String(text)) => text.split([' ', '=']).next(),
+        _ => None,
+    };
+    about_value && flag == Some(&*setting.flag())
+}
+
+/// Why the setting's command would refuse the value; `None` where it would take it.
+pub fn refusal(setting: &Setting, value: &str) -> Option<String> {
+    let command = setting.command?;
+    let words = ["ncs2ctl".to_owned(), command.to_owned(), format!("{}={value}", setting.flag())];
+    // What else the command needs is not here; clap looks at values first.
+    let error = crate::cli::definition().try_get_matches_from(words).err()?;
+    refuses(&error, setting).then(|| crate::cli::said(&error))
+}
+
+impl Setting {
+    fn flag(&self) -> String {
+        format!("--{}", self.id.replace('_', "-"))
+    }
+
+    /// The flag is on the command line.
+    fn is_given(&self, args: &[OsString]) -> bool {
+        let flag = self.flag();
+        let names = |word: &OsString| word.to_string_lossy().split('=').next() == Some(&*flag);
+        args.iter().skip(1).take_while(|word| *word != "--").any(names)
+    }
+}
+
+impl File {
+    /// `KEY in FILE`.
+    pub fn origin(&self, setting: &Setting) -> String {
+        let path = self.path.as_deref().unwrap_or(Path::new("the file"));
+        format!("{} in {}", setting.key, path.display())
+    }
 }
 
 /// True where a value of the file or of the environment is a standing default and no wish for this run.
@@ -227,7 +288,7 @@ mod tests {
     fn every_setting_is_a_flag() {
         // clap panics where a setting names no flag.
         let values = SETTINGS.iter().map(|s| (s.key, "1".to_owned())).collect();
-        apply(crate::cli::definition(), &File { path: None, values });
+        apply(crate::cli::definition(), &File { path: None, values }, &[]);
         let mut variables: Vec<_> = SETTINGS.iter().map(|s| s.variable).collect();
         variables.sort_unstable();
         variables.dedup();

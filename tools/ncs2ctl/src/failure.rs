@@ -85,10 +85,20 @@ impl Failure {
         Self::report("Usage", message.into(), hint.into(), exit::USAGE)
     }
 
+    /// Ctrl-C came before anything was done, exit 1 as other interrupted work.
+    pub fn interrupted(message: impl Into<String>, hint: impl Into<String>) -> Self {
+        Self::report(ErrorKind::Cancelled.as_str(), message.into(), hint.into(), exit::NEGATIVE)
+    }
+
     /// The file could not be read or written.
     pub fn file(path: &std::path::Path, doing: &str, error: &io::Error) -> Self {
         let path = path.display();
         match error.kind() {
+            io::ErrorKind::NotFound if doing == "write" => Self::new(
+                ErrorKind::NotFound,
+                format!("{path}: expected its folder, found none"),
+                "make the folder first",
+            ),
             io::ErrorKind::NotFound => Self::new(
                 ErrorKind::NotFound,
                 format!("{path}: expected a file to {doing}, found none"),

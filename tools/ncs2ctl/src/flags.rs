@@ -66,7 +66,7 @@ pub struct Global {
     pub timing: Option<TimingArg>,
     /// With --sim, and of `sim serve`: break as this plan says
     #[arg(long, global = true, value_name = "PLAN", help_heading = "Sticks", value_hint = ValueHint::FilePath)]
-    pub fault: Option<String>,
+    pub fault: Option<PathBuf>,
     /// Write every transfer to this file: .log for text, .pcapng for Wireshark
     #[arg(long, global = true, value_name = "FILE", help_heading = "Sticks", value_hint = ValueHint::FilePath)]
     pub trace: Option<PathBuf>,
@@ -234,6 +234,19 @@ pub struct ImageArgs {
     /// was resized to SIDE pixels; or this part
     #[arg(long, value_name = "center|SIDE|WxH+X+Y")]
     pub crop: Option<Crop>,
+}
+
+impl ImageArgs {
+    /// The first of the flags that was given.
+    pub fn first(&self) -> Option<&'static str> {
+        let given = [
+            (!self.mean.is_empty(), "--mean"),
+            (!self.scale.is_empty(), "--scale"),
+            (self.bgr, "--bgr"),
+            (self.crop.is_some(), "--crop"),
+        ];
+        given.into_iter().find_map(|(given, flag)| given.then_some(flag))
+    }
 }
 
 /// `--crop`.

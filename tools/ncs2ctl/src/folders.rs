@@ -31,7 +31,20 @@ fn folder(variable: &str, under_home: &str) -> Result<PathBuf> {
 
 /// Makes a folder and those above it.
 pub fn make(path: &Path) -> Result {
-    std::fs::create_dir_all(path).map_err(|e| Failure::file(path, "make", &e))
+    std::fs::create_dir_all(path).map_err(|e| {
+        let is_other = |path: &&Path| path.exists() && !path.is_dir();
+        match path.ancestors().find(is_other) {
+            Some(other) => {
+                let at = if other == path { String::new() } else { format!(" at {}", other.display()) };
+                Failure::new(
+                    ErrorKind::InvalidInput,
+                    format!("{}: expected a folder{at}, found a file", path.display()),
+                    "name another folder",
+                )
+            }
+            None => Failure::file(path, "make", &e),
+        }
+    })
 }
 
 /// A folder of this process beside `path`, removed with all in it when dropped.

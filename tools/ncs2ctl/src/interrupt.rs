@@ -1,12 +1,14 @@
 //! Ctrl-C and SIGTERM: once drains, twice stops.
 
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
-use crossbeam_channel::{Receiver, bounded};
+use crossbeam_channel::{Receiver, bounded, select};
 
 use crate::failure::{Failure, Result};
 
 static PRESSED: AtomicU32 = AtomicU32::new(0);
+static INSTALLED: OnceLock<Receiver<()>> = OnceLock::new();
 static FULL_SCREEN: AtomicBool = AtomicBool::new(false);
 
 /// Exit code of a program that a signal stopped, as shells have it: 128 + SIGINT.
@@ -37,7 +39,7 @@ impl Interrupt {
                 "run it in an ordinary shell",
             )
         })?;
-        Ok(Interrupt { pressed })
+        Ok(Interrupt { pressed: INSTALLED.get_or_init(|| pressed).clone() })
     }
 
     /// True since the first Ctrl-C.
@@ -53,5 +55,17 @@ impl Interrupt {
     /// Becomes readable at the first Ctrl-C.
     pub fn channel(&self) -> &Receiver<()> {
         &self.pressed
+    }
+}
+
+/// Waits for what `work` sends, `None` where the first Ctrl-C comes before it. A command that left Ctrl-C to the system is
+/// ended by it, so there it only waits.
+pub fn unless_pressed<T>(work: &Receiver<T>) -> Option<T> {
+    match INSTALLED.get() {
+        None => work.recv().ok(),
+        Some(pressed) => select! {
+            recv(work) -> done => done.ok(),
+            recv(pressed) -> _ => None,
+        },
     }
 }

@@ -59,7 +59,7 @@ fn main() -> ExitCode {
     };
     let (mut cli, matches) = match parse(&args, &file) {
         Ok(parsed) => parsed,
-        Err(error) => return ExitCode::from(refuse(&error, &args)),
+        Err(error) => return ExitCode::from(refuse(&error, &args, &file)),
     };
     cli.global.file = file;
     log_to_stderr(cli.global.verbose, cli.global.color);
@@ -91,13 +91,7 @@ fn main() -> ExitCode {
         Command::Setup(args) => cmd::setup::setup(&cli.global, &output, args),
         Command::Thermal(args) => cmd::thermal::thermal(&cli.global, &output, args),
         Command::Top(args) => cmd::top::top(&cli.global, &output, args),
-        Command::Config(_) => cmd::config::config(
-            &output,
-            cli.global.sim.is_some(),
-            &cli::definition(),
-            &matches,
-            &cli.global.file,
-        ),
+        Command::Config(_) => cmd::config::config(&output, &cli::definition(), &matches, &cli.global),
         Command::Firmware { command } => cmd::firmware::firmware(&cli.global, &output, command),
         Command::Udev { command } => cmd::udev::udev(&output, command),
         Command::Selftest(args) => cmd::selftest::selftest(&cli.global, &output, args),
@@ -193,7 +187,7 @@ fn parse(args: &[OsString], file: &config::File) -> Result<(Cli, clap::ArgMatche
     // clap colours its own help and errors before any flag is read, so this one is looked for by hand.
     let never = args.iter().zip(args.iter().skip(1)).any(|(a, b)| a == "--color" && b == "never")
         || args.iter().any(|a| a == "--color=never");
-    let command = config::apply(Cli::command(), file).color(if never {
+    let command = config::apply(Cli::command(), file, args).color(if never {
         clap::ColorChoice::Never
     } else {
         clap::ColorChoice::Auto
@@ -203,7 +197,7 @@ fn parse(args: &[OsString], file: &config::File) -> Result<(Cli, clap::ArgMatche
 }
 
 /// Shows help, version or a usage error; gives the exit code.
-fn refuse(error: &clap::Error, args: &[OsString]) -> u8 {
+fn refuse(error: &clap::Error, args: &[OsString], file: &config::File) -> u8 {
     match error.kind() {
         // Asked for: stdout, 0. A closed pipe is the reader's choice.
         ClapKind::DisplayHelp | ClapKind::DisplayVersion => {
@@ -229,7 +223,12 @@ fn refuse(error: &clap::Error, args: &[OsString]) -> u8 {
         "error" => "see `ncs2ctl --help`".to_owned(),
         name => format!("see `ncs2ctl {name} --help`"),
     };
-    let message = if missing { "expected a command, found none".to_owned() } else { one_line(error) };
+    let message = if missing {
+        "expected a command, found none".to_owned()
+    } else {
+        let from = config::origin(error, args, file).map_or(String::new(), |from| format!(", from {from}"));
+        cli::said(error) + &from
+    };
     Output::bare(json, schema).failure(&Failure::usage(message, help))
 }
 
@@ -254,17 +253,6 @@ fn schema_of<'a>(mut words: impl Iterator<Item = &'a str>) -> &'a str {
         Some(name) => name,
         None => "error",
     }
-}
-
-/// What clap has to say, without its usage and its pointer to the help: errors are one line here.
-fn one_line(error: &clap::Error) -> String {
-    let text = error.render().to_string();
-    let said = text
-        .split("\n\n")
-        .map(str::trim)
-        .filter(|part| !part.starts_with("Usage:") && !part.starts_with("For more information"));
-    let words = said.flat_map(str::split_whitespace).collect::<Vec<_>>().join(" ");
-    words.trim_start_matches("error: ").to_owned()
 }
 
 fn log_to_stderr(verbose: u8, color: ColorArg) {

@@ -1,23 +1,26 @@
 //! `--sim`, `--device` and their companions become sticks, and sticks a fleet. The one place that knows `Rack`.
 
 use std::path::{Path, PathBuf};
+use std::thread;
 use std::time::{Duration, Instant};
 
-use ncs2::runtime::{FleetConfig, StickState, StickStats};
+use crossbeam_channel::bounded;
+use ncs2::runtime::{FleetBuilder, FleetConfig, StickState, StickStats};
 use ncs2::sched::{Guards, HeatConfig};
-use ncs2::transport::MemoryKind;
 use ncs2::transport::usb::discover::FoundState;
 use ncs2::transport::usb::watch::Watch;
 use ncs2::transport::usb::{boot, discover};
+use ncs2::transport::{GiveUp, MemoryKind};
 use ncs2::wire::{DdrType, FirmwarePatches};
 use ncs2::{ErrorKind, Fleet, Port, StickId};
 use ncs2_device::face;
-use ncs2_device::{Engine, FaultPlan, Rack, RackOptions, Timing};
+use ncs2_device::{Engine, FaultPlan, Profile, Rack, RackOptions, Timing};
 
 use crate::config;
 use crate::failure::{Failure, Result, one_line};
 use crate::flags::{EngineArg, Global, Sim, TimingArg, WireArg};
 use crate::heat;
+use crate::interrupt;
 use crate::output::Output;
 use crate::selftest::proven;
 use crate::trace::Trace;
@@ -27,6 +30,9 @@ use crate::warm;
 const DEFAULT_PROFILE: &str = "ncs2";
 /// Time for jobs in flight to end when a command is done with the sticks.
 const DRAIN: Duration = Duration::from_secs(10);
+
+/// Time for sticks to open or give up after Ctrl-C.
+const OPEN_GRACE: Duration = Duration::from_secs(2);
 
 /// How long a closed stick may take to its boot ROM (how long a real one takes is unverified).
 const RETURN: Duration = Duration::from_secs(3);
@@ -219,14 +225,16 @@ impl Sticks {
                 Some(TimingArg::Layers) | None => Timing::default(),
             },
         };
-        let rack = Rack::start(RackOptions {
+        load_profile(&simulation.profile)?;
+        let options = RackOptions {
             sticks,
             profile: simulation.profile.clone(),
             engine: simulation.engine,
             timing: simulation.timing,
             seed: 0,
             faults,
-        })?;
+        };
+        let rack = Rack::start(options).map_err(refused_plan)?;
         let ports = select(rack.ports(), &global.device)?;
         Ok(Sticks {
             models: Models::Rack(rack),
@@ -315,7 +323,7 @@ impl Sticks {
         (self.models, self.ports)
     }
 
-    /// Opens them, at the same time. Fails when none opens.
+    /// Opens them, at the same time. Fails when none opens, and as `Cancelled` when Ctrl-C comes first.
     pub fn open(self, config: FleetConfig) -> Result<Opened> {
         // What the caller asks for; else what a profile or a report says.
         let law = self.simulation.as_ref().and_then(|s| heat::law(&s.profile));
@@ -327,13 +335,15 @@ impl Sticks {
         let config = FleetConfig { stats_socket, guards, allow_custom, on_warm, heat, ..config };
         let trace = trace.as_deref().map(Trace::create).transpose()?;
         let mut builder = Fleet::builder().config(config);
+        let mut waits = Vec::new();
         for port in self.ports {
+            waits.push(port.give_up());
             builder = builder.port(match &trace {
                 Some(trace) => trace.port(port),
                 None => port,
             });
         }
-        let fleet = builder.open()?;
+        let fleet = open_unless_pressed(builder, &waits)?;
         Ok(Opened { fleet, simulation: self.simulation, models: self.models, trace })
     }
 
@@ -381,6 +391,33 @@ impl Opened {
     }
 }
 
+/// Opening takes up to half a minute of a stick that does not boot, too long to be deaf: it has a thread of its own.
+fn open_unless_pressed(builder: FleetBuilder, waits: &[GiveUp]) -> Result<Fleet> {
+    let (to, opened) = bounded(1);
+    thread::Builder::new()
+        .name("open".into())
+        // Of a fleet that nobody waits for any more the sticks are closed here.
+        .spawn(move || drop(to.send(builder.open())))
+        .map_err(|e| {
+            Failure::new(
+                ErrorKind::OutOfMemory,
+                format!("no thread to open sticks: {e}"),
+                "end other programs",
+            )
+        })?;
+    if let Some(opened) = interrupt::unless_pressed(&opened) {
+        return Ok(opened?);
+    }
+    tracing::debug!("interrupted while the sticks open");
+    waits.iter().for_each(GiveUp::now);
+    // Those that are open by then are closed as they should be; the others are left to the system.
+    drop(opened.recv_timeout(OPEN_GRACE));
+    Err(Failure::interrupted(
+        "interrupted while the sticks were opening: nothing was done",
+        "run it again; `ncs2ctl reset` helps a stick that does not boot",
+    ))
+}
+
 /// A closed stick goes back to its boot ROM and is off the bus for a moment: whoever types the next command would not find it.
 fn wait_for_boot_roms(ids: &[StickId]) {
     let is_back = |id: &StickId| discover::find(id).is_some_and(|found| found.state == FoundState::Unbooted);
@@ -395,14 +432,33 @@ fn wait_for_boot_roms(ids: &[StickId]) {
     }
 }
 
-/// The plan of `--fault`.
-pub fn fault_plan(path: &str) -> Result<FaultPlan> {
-    FaultPlan::load(path).map_err(|error| match error.kind() {
+/// The profile of that name or path, checked.
+pub fn load_profile(name: &str) -> Result<Profile> {
+    const OWN: &str = "a file that begins with base = \"ncs2\": docs/virtual-stick.md says what it may hold";
+    Profile::load(name).map_err(|error| match error.kind() {
+        // Its message names the built-in ones.
+        ErrorKind::NotFound => Failure::from(error).hint(&format!("give one of these, or {OWN}")),
         ErrorKind::InvalidInput => {
-            Failure::from(error).hint("docs/virtual-stick.md says what a plan may hold")
+            let built_in = Profile::BUILT_IN.join(", ");
+            Failure::from(error).hint(&format!("give one of {built_in}, or {OWN}"))
         }
         _ => error.into(),
     })
+}
+
+/// The plan of `--fault`.
+pub fn fault_plan(path: &Path) -> Result<FaultPlan> {
+    FaultPlan::load(path).map_err(refused_plan)
+}
+
+/// Why virtual sticks do not start once their profile is known to be good: of what the user gave, the plan is left.
+pub fn refused_plan(error: ncs2::Error) -> Failure {
+    match error.kind() {
+        ErrorKind::InvalidInput => {
+            Failure::from(error).hint("docs/virtual-stick.md says what a plan may hold, and shows one")
+        }
+        _ => error.into(),
+    }
 }
 
 /// These flags shape virtual sticks; on real ones they would do nothing, so they are refused.

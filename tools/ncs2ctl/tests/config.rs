@@ -69,3 +69,46 @@ fn files_that_are_wrong_are_refused() {
     fs::write(&path, "engine = 'hash'\n").expect("written");
     assert!([0, 1].contains(&run(&["--config", file, "list"]).code));
 }
+
+/// What no command would take is not shown as if it were in force.
+#[test]
+fn values_that_cannot_be_used_are_named_with_where_they_come_from() {
+    let folder = tempfile::tempdir().expect("temporary folder");
+    let path = folder.path().join("c.toml");
+    let file = path.to_str().expect("UTF-8");
+    let refused = |text: &str, words: &[&str]| {
+        fs::write(&path, text).expect("written");
+        fails(&["--config", file, "config"], "config", 64, "Usage", &[words, &["c.toml"]].concat());
+    };
+    refused("sim = 0\n", &["--sim", "found `0`", "sim in"]);
+    refused("[bench]\nduration = '10'\n", &["bench.duration", "500ms", "found `10`", "bench.duration in"]);
+    refused("[bench]\ndepth = 17\n[run]\ntolerance = 'x'\n", &["bench.depth", "`17`", "run.tolerance"]);
+    refused("[bench]\nfallback = 'gpu'\n", &["bench.fallback", "gpu"]);
+    refused("[thermal]\nalert = -1\n", &["thermal.alert"]);
+    refused("sim = '1,no-such'\n", &["sim: load profile: no-such", "ncs2-fan", "sim in"]);
+    refused("firmware = '/no/such.mvcmd'\n", &["firmware: /no/such.mvcmd", "found none"]);
+
+    let with = |variables: &[(&str, &str)], args: &[&str]| {
+        let output = ncs2ctl().envs(variables.iter().copied()).args(args).output().expect("it starts");
+        (output.status.code().expect("an exit"), String::from_utf8(output.stderr).expect("UTF-8"))
+    };
+    let (code, said) = with(&[("NCS2_BENCH_GRAPHS", "9")], &["config"]);
+    assert_eq!(code, 64, "{said}");
+    assert!(said.contains("bench.graphs") && said.contains("from NCS2_BENCH_GRAPHS"), "{said}");
+    // The same words where the value is first needed.
+    let (code, said) = with(&[("NCS2_SIM", "many")], &["list"]);
+    assert_eq!(code, 64, "{said}");
+    assert!(said.contains("found `many`, from NCS2_SIM"), "{said}");
+    let (code, said) = with(&[("NCS2_SIM", "1")], &["list", "--sim", "many"]);
+    assert_eq!(code, 64, "{said}");
+    assert!(said.contains("found `many`") && !said.contains("from NCS2_SIM"), "{said}");
+    // A flag beats the variable, whatever that holds.
+    let (code, said) = with(&[("NCS2_SIM", "many")], &["--sim", "1", "config"]);
+    assert_eq!((code, said.as_str()), (0, ""));
+    let (code, said) = with(&[("NCS2_SIM", "many")], &["list", "--sim=1"]);
+    assert_eq!((code, said.as_str()), (0, ""));
+
+    fs::write(&path, "sim = 1\n[bench]\nduration = '2s'\nfallback = 'none'\n[thermal]\nalert = 70\n")
+        .expect("written");
+    assert_eq!(json(&["--config", file, "config"], "config").0, 0);
+}

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
-use tool::{Running, conforms, json, model, run, start};
+use tool::{Running, conforms, json, model, run, start, start_and_listen};
 
 fn tiny() -> String {
     model("tiny_u8_s1.blob").to_str().expect("UTF-8").to_owned()
@@ -124,4 +124,67 @@ fn an_interrupted_selftest_writes_its_report() {
         assert_eq!(step["outcome"], "skipped", "{step}");
         assert!(step["detail"].as_str().is_some_and(|d| d.starts_with("interrupted")), "{step}");
     }
+}
+
+/// A stick that does not boot keeps everybody waiting; who has had enough is heard at once.
+#[test]
+fn an_interrupt_is_heard_while_sticks_open() {
+    let folder = tempfile::tempdir().expect("temporary folder");
+    let plan = folder.path().join("plan.toml");
+    fs::write(&plan, "[[fault]]\nkind = \"boot-nack\"\nevery = 1\n").expect("written");
+    let (plan, tiny) = (plan.to_str().expect("UTF-8"), tiny());
+    let sim = ["--sim=1", "-vv", "--fault", plan];
+    for (press, command) in [
+        (Signal::INT, &["run", &*tiny, "--random", "1"][..]),
+        (Signal::TERM, &["bench", &tiny]),
+        (Signal::INT, &["thermal", "watch"]),
+    ] {
+        // The plan says so at the boot, that is while it is waited for.
+        let (running, said) = start_and_listen(&[&sim[..], command].concat(), &[], "planned fault");
+        signal(&running, press);
+        assert_eq!(code(running), Some(1));
+        let said = said.join().expect("no panic");
+        // Who was deaf would say that the stick did not boot.
+        assert!(said.contains("interrupted while the sticks were opening"), "{command:?}: {said}");
+    }
+}
+
+/// Whatever the first was waiting for.
+#[test]
+fn a_second_interrupt_ends_at_once() {
+    let folder = tempfile::tempdir().expect("temporary folder");
+    // A pipe that nobody reads: whoever opens it to write waits for ever.
+    let trace = folder.path().join("trace.log");
+    let made = std::process::Command::new("mkfifo").arg(&trace).status().expect("coreutils");
+    assert!(made.success());
+    let tiny = tiny();
+    let mut command = tool::ncs2ctl();
+    let program = command.get_program().to_owned();
+    command.args(["--sim=1", "--trace"]).arg(&trace).args(["run", &tiny, "--random", "1"]);
+    let child = std::process::Command::new(program)
+        .args(command.get_args())
+        .envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))))
+        .stdout(std::process::Stdio::null())
+        .spawn()
+        .expect("it starts");
+    let running = Running(child);
+    // It listens once the kernel has its handlers.
+    let handlers = 1 << (Signal::INT.as_raw() - 1) | 1 << (Signal::TERM.as_raw() - 1);
+    let end = Instant::now() + Duration::from_secs(60);
+    let status = format!("/proc/{}/status", running.0.id());
+    let listens = || {
+        let text = fs::read_to_string(&status).unwrap_or_default();
+        let caught = text.lines().find_map(|line| line.strip_prefix("SigCgt:"));
+        caught
+            .and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok())
+            .is_some_and(|mask| mask & handlers == handlers)
+    };
+    while !listens() {
+        assert!(Instant::now() < end, "it does not take over Ctrl-C");
+        std::thread::yield_now();
+    }
+    // Two of a kind might become one on their way.
+    signal(&running, Signal::INT);
+    signal(&running, Signal::TERM);
+    assert_eq!(code(running), Some(130));
 }

@@ -3,6 +3,7 @@
 mod tool;
 
 use std::fs;
+use std::path::Path;
 
 use tool::{fails, json, model, run};
 
@@ -192,4 +193,181 @@ fn what_is_said_is_as_reviewed() {
         told.push_str(&format!("$ ncs2ctl {slip}\n{}exit {}\n", help.unwrap_or(said), ran.code));
     }
     insta::assert_snapshot!("said", told);
+}
+
+/// What a blob holds is no help with a profile or a plan.
+#[test]
+fn bad_profiles_and_plans_are_told_from_bad_inputs() {
+    let folder = tempfile::tempdir().expect("temporary folder");
+    let path = |name: &str| folder.path().join(name).to_str().expect("UTF-8").to_owned();
+    let (profile, other, plan) = (path("slow.toml"), path("other.toml"), path("plan.toml"));
+    let refused = |args: &[&str], schema, kind, words: &[&str]| {
+        fails(args, schema, 2, kind, words);
+        let said = run(args).stderr;
+        assert!(!said.contains("blob info"), "{args:?}: {said}");
+    };
+    let sim = format!("1,{profile}");
+    fs::write(&profile, "base = \"ncs2\"\n[timing]\nshaves = 0\n").expect("written");
+    let words = ["slow.toml", "line 3", "timing.shaves", "ncs2-fan", "base = \"ncs2\"", "virtual-stick.md"];
+    refused(&["--sim", &sim, "info"], "info", "InvalidInput", &words);
+    refused(&["sim", "calibrate", "--profile", &profile], "sim", "InvalidInput", &words);
+    let socket = path("s");
+    refused(&["sim", "serve", "--socket", &socket, "--profile", &profile], "sim", "InvalidInput", &words);
+    fs::write(&other, "base = \"ncs3\"\n").expect("written");
+    let sim = format!("1,{other}");
+    refused(&["--sim", &sim, "list"], "list", "InvalidInput", &["base", "ncs3", "ncs2-closed-case"]);
+    let missing = format!("1,{}", path("none.toml"));
+    refused(&["--sim", &missing, "list"], "list", "NotFound", &["none.toml", "ncs2-fan", "virtual-stick.md"]);
+    refused(&["--sim", "1,ncs3", "list"], "list", "NotFound", &["ncs3", "usb2", "virtual-stick.md"]);
+
+    let fault = ["--sim", "1", "--fault", &plan, "info"];
+    fs::write(&plan, "[[fault]]\nkind = \"hang\"\nnth = 1\nstick = \"sim7\"\n").expect("written");
+    refused(&fault, "info", "InvalidInput", &["sim7", "virtual-stick.md", "plan"]);
+    let served = ["sim", "serve", "--socket", &socket, "--fault", &plan];
+    refused(&served, "sim", "InvalidInput", &["sim7", "virtual-stick.md", "plan"]);
+    fs::write(&plan, "[[fault]]\nkind = \"delay\"\nnth = 1\n").expect("written");
+    refused(&fault, "info", "InvalidInput", &["plan.toml", "fault 1", "ms", "virtual-stick.md"]);
+    refused(&served, "sim", "InvalidInput", &["plan.toml", "fault 1", "ms", "virtual-stick.md"]);
+}
+
+#[test]
+fn places_that_cannot_be_written_are_named_before_a_stick_is_opened() {
+    let folder = tempfile::tempdir().expect("temporary folder");
+    let path = |name: &str| folder.path().join(name).to_str().expect("UTF-8").to_owned();
+    let tiny = model("tiny_u8_s1.blob").to_str().expect("UTF-8").to_owned();
+    fs::write(path("file"), "").expect("written");
+    // No --sim: an error about sticks instead would show that the place was looked at too late.
+    let run_to = |to: &str, code, kind: &str, words: &[&str]| {
+        fails(&["run", &tiny, "--random", "1", "--output", to], "run", code, kind, words);
+    };
+    run_to(&path("file"), 2, "InvalidInput", &["file: expected a folder, found a file"]);
+    run_to(&path("file/below"), 2, "InvalidInput", &["expected a folder at", "found a file"]);
+    run_to(&path("none/out.npy"), 64, "Usage", &["out.npy: expected a folder", "DIR/TENSOR.npy"]);
+    assert!(!folder.path().join("none").exists(), "nothing is made of a refused name");
+    fails(
+        &["batch", "-", "--blob", &tiny, "--output", &path("file")],
+        "batch",
+        2,
+        "InvalidInput",
+        &["expected a folder, found a file"],
+    );
+    let (folder_there, missing) = (path("folder.log"), path("none/x.log"));
+    fs::create_dir(&folder_there).expect("made");
+    let sim = ["--sim=1", "--timing=zero", "--engine=hash"];
+    let trace_to = |to: &str, kind: &str, words: &[&str]| {
+        fails(&[&sim[..], &["--trace", to, "info"]].concat(), "info", 2, kind, words);
+    };
+    trace_to(&folder_there, "InvalidInput", &["folder.log", "found a folder", "name a file"]);
+    trace_to(&missing, "NotFound", &["x.log: expected its folder, found none", "make the folder first"]);
+    let (folder_there, missing) = (path("."), path("none/x.json"));
+    for flag in ["--save", "--trace-out"] {
+        let bench = |to: &str| [&sim[..], &["bench", &tiny, flag, to]].concat().join(" ");
+        let words = bench(&folder_there);
+        fails(&words.split(' ').collect::<Vec<_>>(), "bench", 2, "InvalidInput", &["found a folder"]);
+        let words = bench(&missing);
+        fails(&words.split(' ').collect::<Vec<_>>(), "bench", 2, "NotFound", &["expected its folder"]);
+    }
+}
+
+#[test]
+fn a_kernel_without_virtual_usb_is_told_what_else_there_is() {
+    if fs::exists("/sys/devices/platform/vhci_hcd.0").unwrap_or(false) {
+        println!("skipped: this kernel has the module vhci-hcd");
+        return;
+    }
+    for args in [&["sim", "serve", "--vhci"][..], &["sim", "attach"], &["sim", "attach", "--sticks", "2"]] {
+        fails(args, "sim", 2, "Unsupported", &["modprobe vhci-hcd", "--socket", "--usbredir"]);
+    }
+    // What is wrong beside it is said first.
+    fails(&["sim", "attach", "--profile", "no-such"], "sim", 2, "NotFound", &["no-such", "ncs2-fan"]);
+    fails(&["sim", "attach", "--sticks", "0"], "sim", 64, "Usage", &["--sticks"]);
+    fails(&["sim", "attach", "--sticks", "9"], "sim", 64, "Usage", &["--sticks"]);
+    fails(&["--sim", "1", "sim", "attach"], "sim", 64, "Usage", &["--sim"]);
+}
+
+#[test]
+fn an_empty_capture_is_no_capture() {
+    let folder = tempfile::tempdir().expect("temporary folder");
+    let path = folder.path().join("empty.log");
+    fs::write(&path, "").expect("written");
+    let path = path.to_str().expect("UTF-8");
+    fails(&["decode", path], "decode", 2, "InvalidInput", &["empty.log", "found an empty file", "--trace"]);
+}
+
+#[test]
+fn flags_for_pictures_are_refused_where_there_is_none() {
+    let file = |name: &str| model(name).to_str().expect("UTF-8").to_owned();
+    let (tiny, input) = (file("tiny_fp16_s1.blob"), file("tiny_fp16_s1.in.data.npy"));
+    let reference = file("tiny_fp16_s1.out.prob.npy");
+    for flags in [&["--scale", "2"][..], &["--mean", "1,2,3"], &["--bgr"], &["--crop", "center"]] {
+        let words = [flags[0], "expected a picture", ".png"];
+        let refused = |args: &[&str], schema| {
+            fails(&[args, flags].concat(), schema, 64, "Usage", &words);
+        };
+        refused(&["run", &tiny, "--input", &input], "run");
+        refused(&["run", &tiny, "--random", "1"], "run");
+        refused(&["bench", &tiny, "--input", &input], "bench");
+        refused(&["bench", &tiny], "bench");
+        refused(&["check", &tiny, "--reference", &reference, "--input", &input], "check");
+        let stream = [&["run", &tiny, "-"], flags].concat();
+        fails(&stream, "run", 64, "Usage", &[flags[0], "found a stream"]);
+    }
+    // A batch's lines come while it runs.
+    let folder = tempfile::tempdir().expect("temporary folder");
+    let lines = folder.path().join("lines.jsonl");
+    fs::write(&lines, format!("{{\"input\": \"{input}\"}}\n")).expect("written");
+    let lines = lines.to_str().expect("UTF-8");
+    let ran = run(&["--sim=1", "--timing=zero", "batch", lines, "--blob", &tiny, "--scale", "2"]);
+    assert_eq!(ran.code, 0, "{}", ran.stderr);
+    assert!(ran.stderr.contains("--scale did nothing"), "{}", ran.stderr);
+}
+
+/// Linux has paths that are no text.
+#[test]
+fn paths_that_are_not_utf8_are_paths() {
+    use std::ffi::{OsStr, OsString};
+    use std::os::unix::ffi::OsStrExt as _;
+
+    let folder = tempfile::tempdir().expect("temporary folder");
+    let at = |bytes: &[u8]| folder.path().join(OsStr::from_bytes(bytes));
+    let (input, blob, plan) = (at(b"in\xff.npy"), at(b"net\xfe.blob"), at(b"plan\xfd.toml"));
+    fs::copy(model("tiny_fp16_s1.in.data.npy"), &input).expect("copied");
+    fs::copy(model("tiny_fp16_s1.blob"), &blob).expect("copied");
+    fs::write(&plan, "").expect("written");
+    let named = |name: &str| {
+        let mut argument = OsString::from(name);
+        argument.push("=");
+        argument.push(&input);
+        argument
+    };
+    let ran = |words: &[&OsStr]| {
+        let output = tool::ncs2ctl()
+            .args(["--sim=1", "--timing=zero", "--engine=hash", "--json", "--fault"])
+            .arg(&plan)
+            .args(words)
+            .output()
+            .expect("it starts");
+        let document: serde_json::Value = serde_json::from_slice(&output.stdout).expect("one document");
+        assert_eq!(output.status.code(), Some(0), "{words:?}: {document}");
+        document
+    };
+    let word = OsStr::new;
+    let out = at(b"out\xfc");
+    let d = ran(&[word("run"), blob.as_os_str(), word("-i"), input.as_os_str(), word("-o"), out.as_os_str()]);
+    assert_eq!(d["input"], input.to_string_lossy().as_ref(), "{d}");
+    let answer = out.join("prob.npy");
+    assert!(answer.is_file());
+    let mut check = OsString::from("prob=");
+    check.push(&answer);
+    let data = named("data");
+    ran(&[word("run"), blob.as_os_str(), word("-i"), &data, word("--check"), &check]);
+    ran(&[word("check"), blob.as_os_str(), word("-i"), &data, word("--reference"), &check]);
+    let short = [word("--duration=50ms"), word("--warmup=0s")];
+    ran(&[&[word("bench"), blob.as_os_str(), word("--input"), &data], &short[..]].concat());
+    // A name that no input has is still told from a path.
+    let wrong =
+        tool::ncs2ctl().arg("run").args([&blob, Path::new("-i")]).arg(named("x")).output().expect("starts");
+    assert_eq!(wrong.status.code(), Some(2));
+    let said = String::from_utf8_lossy(&wrong.stderr);
+    assert!(said.contains("expected an input named data, found x"), "{said}");
 }

@@ -259,12 +259,3 @@ fn boot_of_virtual_sticks_ends_in_devices_or_a_reason() {
     assert_eq!(json(&["top"], "top").0, 2);
     fails(&["--sim", "1", "sim", "attach"], "sim", 64, "Usage", &["--sim"]);
 }
-
-#[test]
-fn attach_without_the_kernels_module_says_how() {
-    if Path::new("/sys/devices/platform/vhci_hcd.0").exists() {
-        println!("skipped: this machine has vhci-hcd, and sticks would appear on it");
-        return;
-    }
-    fails(&["sim", "attach"], "sim", 2, "Unsupported", &["modprobe vhci-hcd"]);
-}

@@ -3,9 +3,14 @@
 mod tool;
 
 use std::fs;
+use std::io::{BufRead as _, BufReader};
+use std::process::Stdio;
+use std::sync::mpsc::RecvTimeoutError;
+use std::time::Duration;
 
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
-use tool::{fails, json, ncs2ctl, run};
+use tool::{Running, fails, json, ncs2ctl, run};
 
 #[test]
 fn thermal_tells_temperature_level_and_headroom() {
@@ -89,4 +94,73 @@ fn thermal_refuses_what_cannot_be() {
     fails(&["--sim", "1", "thermal", "--alert", "hot"], "thermal", 64, "Usage", &["--alert"]);
     fails(&["--sim", "1", "thermal", "watch", "--interval", "0s"], "thermal", 64, "Usage", &["10ms"]);
     fails(&["--sim", "1", "thermal", "watch", "--count", "0"], "thermal", 64, "Usage", &["--count"]);
+}
+
+/// `watch` goes on until it shows what is waited for: how many looks that takes is this machine's affair.
+#[test]
+fn a_lost_stick_is_called_lost() {
+    let folder = tempfile::tempdir().expect("temporary folder");
+    let plan = folder.path().join("plan.toml");
+    fs::write(&plan, "[[fault]]\nkind = \"unplug\"\nstick = \"sim1\"\nat_ms = 2000\n").expect("written");
+    let plan = plan.to_str().expect("UTF-8");
+    let watch = ["--sim=2", "--fault", plan, "thermal", "watch", "--interval=50ms"];
+    let until = |args: &[&str], seen: &mut dyn FnMut(&str) -> bool| {
+        let mut child = std::process::Command::new(env!("CARGO_BIN_EXE_ncs2ctl"))
+            .args(args)
+            .env_clear()
+            .env("XDG_RUNTIME_DIR", env!("CARGO_TARGET_TMPDIR"))
+            .env("NCS2_STATS_SOCKET", "false")
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("it starts");
+        let stdout = BufReader::new(child.stdout.take().expect("piped"));
+        let running = Running(child);
+        // Ends it where nothing is seen; whoever reads then comes to the end of the pipe.
+        let pid = i32::try_from(running.0.id()).expect("a pid");
+        let (stop, stopped) = std::sync::mpsc::channel::<()>();
+        let guard = std::thread::spawn(move || {
+            if stopped.recv_timeout(Duration::from_secs(90)).is_err_and(|e| e == RecvTimeoutError::Timeout) {
+                let _ = kill_process(Pid::from_raw(pid).expect("not 0"), Signal::KILL);
+            }
+        });
+        let mut all = String::new();
+        let found = stdout.lines().any(|line| {
+            let line = line.expect("a pipe");
+            all.push_str(&line);
+            all.push('\n');
+            seen(&line)
+        });
+        drop(stop);
+        guard.join().expect("no panic");
+        drop(running);
+        assert!(found, "{args:?}: not seen in {all}");
+    };
+    let mut told = None;
+    until(&[&["--json"], &watch[..]].concat(), &mut |line| {
+        let look: Value = serde_json::from_str(line).expect("a document a line");
+        tool::conforms("thermal", &look);
+        let events = look["events"].as_array().expect("list");
+        if let Some(lost) = events.iter().find(|event| event["kind"] == "lost") {
+            assert_eq!(lost["id"], "sim1");
+            assert!(told.is_none(), "told once: {lost}");
+            told = lost["reason"].as_str().map(str::to_owned);
+        }
+        let stick =
+            |id: &str| look["devices"].as_array().expect("list").iter().find(|d| d["id"] == id).cloned();
+        let (alive, gone) = (stick("sim0").expect("there"), stick("sim1").expect("it stays in the list"));
+        assert_eq!(alive["state"], "ready", "{look}");
+        if gone["state"] != "lost" {
+            return false;
+        }
+        assert!(gone["reason"].as_str().is_some_and(|r| r.starts_with("the stick is lost")), "{gone}");
+        assert_eq!((&gone["headroom_c"], &gone["seconds_to_throttle"]), (&Value::Null, &Value::Null));
+        assert!(told.as_ref().is_some_and(|why| !why.is_empty()), "{look}");
+        true
+    });
+    let mut row = false;
+    until(&watch, &mut |line| {
+        row |= line.contains("sim1") && line.split_whitespace().any(|word| word == "lost");
+        row && line.trim_start().starts_with("sim1: lost: ")
+    });
 }

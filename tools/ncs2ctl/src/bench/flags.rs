@@ -1,5 +1,6 @@
 //! The flags of `bench`.
 
+use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -78,7 +79,7 @@ pub struct BenchArgs {
     pub rate: Option<f64>,
     /// Input file; NAME=FILE where the network has several inputs
     #[arg(long, short, value_name = "[NAME=]FILE", num_args = 1.., conflicts_with = "random")]
-    pub input: Vec<String>,
+    pub input: Vec<OsString>,
     /// Seed of the random inputs
     #[arg(long, value_name = "SEED", default_value_t = 0, value_parser = seed)]
     pub random: u64,

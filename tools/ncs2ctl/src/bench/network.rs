@@ -1,6 +1,7 @@
 //! The networks of a run: their graphs, what is sent to them, and their share of the load.
 
 use std::cell::OnceCell;
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use ncs2::blob::Blob;
@@ -32,7 +33,7 @@ pub struct Network {
 
 /// Where inputs come from.
 pub struct Source<'a> {
-    files: &'a [String],
+    files: &'a [OsString],
     seed: u64,
     image: &'a ImageArgs,
 }
@@ -59,6 +60,7 @@ impl Network {
         } else {
             input::from_files(blob.graph(), source.files, source.image)?
         };
+        input::refuse_idle_flags(blob.graph(), source.files, source.image)?;
         Ok(Network { blob, larger: Vec::new(), inputs, share, references: OnceCell::new() })
     }
 

@@ -1,6 +1,7 @@
 //! `ncs2ctl batch FILE.jsonl`: one inference for each line of a file, a result line for each, in the same order.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader};
 use std::path::{Path, PathBuf};
@@ -14,7 +15,7 @@ use ncs2::{ErrorKind, Fleet, Graph};
 use ncs2_device::Engine;
 use serde::{Deserialize, Serialize};
 
-use crate::answers::{Inference, Plan};
+use crate::answers::{self, Inference, Plan};
 use crate::failure::{Failure, Outcome, Result, one_line};
 use crate::fallback::{Cpu, FallbackArgs};
 use crate::flags::{AnswerArgs, Global, ImageArgs, Tolerance};
@@ -115,6 +116,8 @@ struct Batch<'a> {
     done: u64,
     /// Of those, answered by the fallback.
     on_cpu: u64,
+    /// Some line named one.
+    pictures: bool,
 }
 
 /// The networks that lines named so far.
@@ -134,7 +137,7 @@ pub fn batch(global: &Global, output: &Output, args: &BatchArgs) -> Result<Outco
         cpu.add(path, blob)?;
     }
     if let Some(folder) = &args.answers.output {
-        fs::create_dir_all(folder).map_err(|e| Failure::file(folder, "write to", &e))?;
+        answers::make_folder(folder)?;
     }
     let interrupt = Interrupt::install()?;
     let sticks = Sticks::find(global, Engine::Execute)?;
@@ -148,7 +151,8 @@ pub fn batch(global: &Global, output: &Output, args: &BatchArgs) -> Result<Outco
     spinner.finish_and_clear();
     let room = opened.fleet.sticks().count() * LoadOptions::default().depth as usize;
     let graphs = Graphs { fleet: &opened.fleet, cpu: &cpu, loaded: BTreeMap::new() };
-    let mut batch = Batch { args, output, opened: &opened, graphs, failed: 0, done: 0, on_cpu: 0 };
+    let mut batch =
+        Batch { args, output, opened: &opened, graphs, failed: 0, done: 0, on_cpu: 0, pictures: false };
     if let (Some(path), Some(blob)) = (&args.blob, blob) {
         batch.graphs.load(path, blob)?;
     }
@@ -157,11 +161,15 @@ pub fn batch(global: &Global, output: &Output, args: &BatchArgs) -> Result<Outco
     let ended = batch.run(&lines, room, &interrupt);
     let left = interrupt.is_pressed().then(|| left_undone(&args.file, &lines));
     let (done, failed, on_cpu) = (batch.done, batch.failed, batch.on_cpu);
+    let idle = args.image.first().filter(|_| done > 0 && !batch.pictures);
     drop(batch);
     let simulated = opened.simulation.as_ref().map(|s| format!(", {}", s.describe())).unwrap_or_default();
     let closed = opened.close(output);
     ended?;
     closed?;
+    if let Some(flag) = idle {
+        output.warn(&format!("{flag} did nothing: no line named a picture"));
+    }
     let on_cpu = if on_cpu > 0 { format!(", {on_cpu} by the fallback") } else { String::new() };
     output.remark(&format!("{done} lines, {failed} failed{on_cpu}{simulated}"));
     match left {
@@ -283,13 +291,18 @@ impl Batch<'_> {
         let path = request.blob.as_ref().or(self.args.blob.as_ref());
         let path = path.ok_or_else(|| lacks("a network", "give --blob, or \"blob\" in the line"))?.clone();
         let (blob, graph) = self.graphs.get(&path)?;
-        let elements = match (&request.input, request.random) {
-            (Some(Files::One(file)), None) => {
-                input::from_files(blob.graph(), std::slice::from_ref(file), &self.args.image)?
+        let files: Vec<OsString> = match &request.input {
+            Some(Files::One(file)) => vec![file.into()],
+            Some(Files::Named(files)) => {
+                files.iter().map(|(name, file)| format!("{name}={file}").into()).collect()
             }
-            (Some(Files::Named(files)), None) => {
-                let files: Vec<String> = files.iter().map(|(name, file)| format!("{name}={file}")).collect();
-                input::from_files(blob.graph(), &files, &self.args.image)?
+            None => Vec::new(),
+        };
+        let elements = match (&request.input, request.random) {
+            (Some(_), None) => {
+                let elements = input::from_files(blob.graph(), &files, &self.args.image)?;
+                self.pictures |= input::has_picture(blob.graph(), &files)?;
+                elements
             }
             (None, Some(seed)) => input::random(blob.graph(), seed, 1),
             (None, None) => return Err(lacks("an input", "give \"input\" or \"random\"")),

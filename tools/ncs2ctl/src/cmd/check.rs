@@ -1,5 +1,6 @@
 //! `ncs2ctl check`
 
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueHint};
@@ -37,7 +38,7 @@ pub struct CheckArgs {
     pub files: Vec<PathBuf>,
     /// Input file; NAME=FILE where the network has several inputs
     #[arg(long, short, value_name = "[NAME=]FILE", num_args = 1.., conflicts_with_all = ["random", "dataset"])]
-    pub input: Vec<String>,
+    pub input: Vec<OsString>,
     /// So many random inputs; 1 where no inputs are given
     #[arg(long, value_name = "N", conflicts_with = "dataset", value_parser = clap::value_parser!(u32).range(1..))]
     pub random: Option<u32>,
@@ -49,7 +50,7 @@ pub struct CheckArgs {
     pub dataset: Option<PathBuf>,
     /// Expected output instead of a model's; may be repeated, the k-th of an output is for the k-th input
     #[arg(long, value_name = "[NAME=]FILE", num_args = 1.., conflicts_with_all = ["random", "dataset"])]
-    pub reference: Vec<String>,
+    pub reference: Vec<OsString>,
     /// Allowed difference: 1% of the largest reference value, or an absolute number
     #[arg(long, value_name = "X[%]", default_value = "1%")]
     pub tolerance: Tolerance,
@@ -268,13 +269,16 @@ impl Expected {
 
 fn inputs(graph: &Graph, args: &CheckArgs) -> Result<Vec<Element>> {
     if !args.input.is_empty() {
-        return input::from_files(graph, &args.input, &args.image);
+        let elements = input::from_files(graph, &args.input, &args.image)?;
+        input::refuse_idle_flags(graph, &args.input, &args.image)?;
+        return Ok(elements);
     }
     let Some(folder) = &args.dataset else {
         if !args.reference.is_empty() {
             let hint = "give the input that the reference is the answer to";
             return Err(Failure::usage("--reference: expected --input beside it, found none", hint));
         }
+        input::refuse_idle_flags(graph, &[], &args.image)?;
         return Ok(input::random(graph, args.seed, args.random.unwrap_or(1) as usize));
     };
     dataset(graph, folder, &args.image)
@@ -292,8 +296,11 @@ pub fn dataset(graph: &Graph, folder: &Path, image: &ImageArgs) -> Result<Vec<El
     if !folder.is_dir() {
         return Err(wrong("expected a folder of inputs, found none".into(), "name the folder of the inputs"));
     }
-    let argument = format!("{}={}", graph.inputs[0].name, folder.display());
-    let mut elements = input::from_files(graph, &[argument], image)?;
+    let mut argument = OsString::from(format!("{}=", graph.inputs[0].name));
+    argument.push(folder);
+    let arguments = [argument];
+    let mut elements = input::from_files(graph, &arguments, image)?;
+    input::refuse_idle_flags(graph, &arguments, image)?;
     for element in &mut elements {
         element.source = element.source.trim_start_matches(&format!("{}/", folder.display())).to_owned();
     }

@@ -4,8 +4,10 @@ use clap::parser::ValueSource;
 use clap::{ArgMatches, Args};
 use serde::Serialize;
 
-use crate::config::{File, SETTINGS, Setting};
-use crate::failure::{Outcome, Result, one_line};
+use crate::config::{self, File, SETTINGS, Setting};
+use crate::failure::{Failure, Outcome, Result, one_line};
+use crate::flags::{Global, Sim};
+use crate::open;
 use crate::output::Output;
 
 /// `config`
@@ -18,7 +20,8 @@ Examples:
 
 The file is TOML: `sim = 3` at the top, `duration = \"30s\"` under `[bench]`. Without --config and
 NCS2_CONFIG it is ncs2/config.toml in the user's configuration folder, where there is one.
-A flag beats a variable, a variable the file, the file what is built in.")]
+A flag beats a variable, a variable the file, the file what is built in. A value that cannot be used
+is an error that says where it came from, and exits 64.")]
 pub struct ConfigArgs {}
 
 #[derive(Serialize)]
@@ -37,16 +40,32 @@ struct InForce {
     variable: &'static str,
 }
 
-/// Prints every setting, its value and where it came from.
+/// Prints every setting, its value and where it came from. Fails as usage where one cannot be used.
 pub fn config(
     output: &Output,
-    simulated: bool,
     definition: &clap::Command,
     matches: &ArgMatches,
-    file: &File,
+    global: &Global,
 ) -> Result<Outcome> {
+    let (simulated, file) = (global.sim.is_some(), &global.file);
     let settings: Vec<InForce> =
         SETTINGS.iter().map(|setting| in_force(setting, definition, matches, file)).collect();
+    let useless: Vec<String> = SETTINGS
+        .iter()
+        .zip(&settings)
+        .filter_map(|(setting, found)| {
+            let why = useless(setting, found, global)?;
+            let from = match found.origin {
+                "variable" => setting.variable.to_owned(),
+                "file" => file.origin(setting),
+                other => other.to_owned(),
+            };
+            Some(format!("{}, from {from}", one_line(&why)))
+        })
+        .collect();
+    if !useless.is_empty() {
+        return Err(Failure::usage(useless.join(", and "), "mend it there, or take it out"));
+    }
     let path = file.path.as_ref().map(|p| p.display().to_string());
     if output.is_json() {
         output.document(&Body { simulated, file: path, settings })?;
@@ -64,6 +83,19 @@ pub fn config(
     Ok(Outcome::Ok)
 }
 
+/// Why a value is none that commands can use. Those of flags that all commands take were read before this one began.
+fn useless(setting: &Setting, found: &InForce, global: &Global) -> Option<String> {
+    match (setting.id, &global.sim, &global.firmware) {
+        ("sim", Some(Sim::Rack { profile: Some(profile), .. }), _) => {
+            open::load_profile(profile).err()?.into_report().map(|report| format!("sim: {}", report.message))
+        }
+        ("firmware", _, Some(path)) if !path.is_file() => {
+            Some(format!("firmware: {}: expected a file, found none", path.display()))
+        }
+        _ => config::refusal(setting, found.value.as_deref()?).map(|why| format!("{}: {why}", setting.key)),
+    }
+}
+
 fn in_force(setting: &Setting, definition: &clap::Command, matches: &ArgMatches, file: &File) -> InForce {
     let in_file = file.values.get(setting.key).cloned();
     // A command's own flags are not given here: its variable, the file, what is built in.
@@ -79,7 +111,10 @@ fn in_force(setting: &Setting, definition: &clap::Command, matches: &ArgMatches,
                 _ => (None, false),
             }
         }
-        Some(_) => (std::env::var(setting.variable).ok(), false),
+        Some(_) => {
+            let variable = std::env::var_os(setting.variable);
+            (variable.map(|value| value.to_string_lossy().into_owned()), false)
+        }
     };
     let built_in = || {
         let command = match setting.command {

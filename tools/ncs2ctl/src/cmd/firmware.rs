@@ -1,5 +1,6 @@
 //! `ncs2ctl firmware list`, `verify`, `install` and `fetch`
 
+use std::collections::VecDeque;
 use std::fs::{self, File};
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -64,8 +65,26 @@ The wheel comes from where your pip fetches packages, 150 MB once; nothing of it
 
 /// Larger entries of an archive are no firmware.
 const LARGEST_BYTES: u64 = 64 << 20;
-/// Folders below the named one that are searched.
-const DEEPEST: usize = 8;
+/// What is looked at of a folder: an installed OpenVINO has a tenth of this. A whole disk is searched by `find`, not here.
+const LIMITS: Limits = Limits { deepest: 8, entries: 100_000 };
+
+/// How far a search goes.
+#[derive(Clone, Copy)]
+struct Limits {
+    /// Folders below the named one.
+    deepest: usize,
+    /// Files and folders in all.
+    entries: usize,
+}
+
+/// What a search found.
+#[derive(PartialEq, Eq, Debug)]
+enum Search {
+    At(PathBuf),
+    Nowhere,
+    /// It ended at the limit of entries.
+    TooMuch,
+}
 
 #[derive(Serialize)]
 struct Listed {
@@ -141,7 +160,7 @@ fn install(global: &Global, output: &Output, from: &Path) -> Result<Outcome> {
             "set HOME or XDG_DATA_HOME",
         )
     })?;
-    fs::create_dir_all(&folder).map_err(|e| Failure::file(&folder, "make", &e))?;
+    folders::make(&folder)?;
     let file = folder.join(name);
     aside::write(&file, &found.image)?;
     let release = found.known.map(|k| k.release);
@@ -166,16 +185,33 @@ fn install(global: &Global, output: &Output, from: &Path) -> Result<Outcome> {
 fn take(from: &Path, any_firmware: bool) -> Result<(String, Firmware)> {
     let names: Vec<String> = firmware::manifest().into_iter().map(|known| known.name).collect();
     let none = || {
+        let depth =
+            if from.is_dir() { format!(", {} folders deep at most,", LIMITS.deepest) } else { String::new() };
         Failure::new(
             ErrorKind::Firmware,
-            format!("{}: expected {} in it, found none", from.display(), names.join(" or ")),
+            format!("{}: expected {} in it{depth} found none", from.display(), names.join(" or ")),
             "give the wheel of openvino==2021.4.2 for Linux, or a folder that it was unpacked or installed to",
         )
     };
     let file_name =
         |path: &Path| path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
     if from.is_dir() {
-        let path = search(from, &names, DEEPEST).ok_or_else(none)?;
+        let path = match search(from, &names, LIMITS) {
+            Search::At(path) => path,
+            Search::Nowhere => return Err(none()),
+            Search::TooMuch => {
+                return Err(Failure::new(
+                    ErrorKind::InvalidInput,
+                    format!(
+                        "{}: expected {} within {} files and folders, found none",
+                        from.display(),
+                        names.join(" or "),
+                        LIMITS.entries
+                    ),
+                    "name the folder that OpenVINO was installed to, or the .mvcmd file itself",
+                ));
+            }
+        };
         return Ok((file_name(&path), Firmware::read(&path, any_firmware)?));
     }
     let mut file = File::open(from).map_err(|e| Failure::file(from, "read", &e))?;
@@ -212,18 +248,27 @@ fn take(from: &Path, any_firmware: bool) -> Result<(String, Firmware)> {
     Ok((file_name(Path::new(&entry)), Firmware::from_image(from, image, any_firmware)?))
 }
 
-fn search(folder: &Path, names: &[String], depth: usize) -> Option<PathBuf> {
-    let mut folders = Vec::new();
-    for entry in fs::read_dir(folder).ok()?.filter_map(std::result::Result::ok) {
-        let kind = entry.file_type().ok()?;
-        if kind.is_file() && names.iter().any(|name| entry.file_name() == name.as_str()) {
-            return Some(entry.path());
-        }
-        if kind.is_dir() && depth > 0 {
-            folders.push(entry.path());
+/// The first file of one of these names, the nearest to `folder` first. Links are not followed, what may not be read is passed over.
+fn search(folder: &Path, names: &[String], limits: Limits) -> Search {
+    let mut folders = VecDeque::from([(folder.to_owned(), 0)]);
+    let mut seen = 0;
+    while let Some((folder, depth)) = folders.pop_front() {
+        let entries = fs::read_dir(folder).into_iter().flatten().filter_map(std::result::Result::ok);
+        for entry in entries {
+            seen += 1;
+            if seen > limits.entries {
+                return Search::TooMuch;
+            }
+            let Ok(kind) = entry.file_type() else { continue };
+            if kind.is_file() && names.iter().any(|name| entry.file_name() == name.as_str()) {
+                return Search::At(entry.path());
+            }
+            if kind.is_dir() && depth < limits.deepest {
+                folders.push_back((entry.path(), depth + 1));
+            }
         }
     }
-    folders.iter().find_map(|folder| search(folder, names, depth - 1))
+    Search::Nowhere
 }
 
 fn list(output: &Output) -> Result<Outcome> {
@@ -304,4 +349,31 @@ fn verify(global: &Global, output: &Output, file: Option<&PathBuf>) -> Result<Ou
         output.prose(&format!("{path}: {what}\nproven {}\n", proven.describe()))?;
     }
     Ok(Outcome::Ok)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_search_ends_at_its_limits() {
+        let folder = tempfile::tempdir().expect("temporary folder");
+        let deep = folder.path().join("a/b/c");
+        fs::create_dir_all(&deep).expect("made");
+        fs::create_dir_all(folder.path().join("z")).expect("made");
+        fs::write(deep.join("x.mvcmd"), "").expect("written");
+        // A link to the folder above would have no end.
+        std::os::unix::fs::symlink(folder.path(), folder.path().join("a/up")).expect("linked");
+        let names = ["x.mvcmd".to_owned()];
+        let found = |deepest, entries| search(folder.path(), &names, Limits { deepest, entries });
+        // Six entries: a, z; a/b, a/up; a/b/c; the file.
+        assert_eq!(found(3, 100), Search::At(deep.join("x.mvcmd")));
+        assert_eq!(found(3, 6), Search::At(deep.join("x.mvcmd")));
+        assert_eq!(found(3, 5), Search::TooMuch);
+        assert_eq!(found(2, 100), Search::Nowhere, "it lies three folders deep");
+        assert_eq!(search(&folder.path().join("none"), &names, LIMITS), Search::Nowhere);
+        // The nearest is the one.
+        fs::write(folder.path().join("z/x.mvcmd"), "").expect("written");
+        assert_eq!(found(8, 100), Search::At(folder.path().join("z/x.mvcmd")));
+    }
 }

@@ -8,6 +8,7 @@ use clap_mangen::Man;
 use serde::Serialize;
 
 use crate::failure::{Failure, Outcome, Result};
+use crate::folders;
 use crate::output::Output;
 
 #[derive(Serialize)]
@@ -28,7 +29,7 @@ pub fn man(output: &Output, definition: clap::Command, folder: Option<&Path>) ->
         }
         return Ok(Outcome::Ok);
     };
-    fs::create_dir_all(folder).map_err(|e| Failure::file(folder, "make", &e))?;
+    folders::make(folder)?;
     let mut files = Vec::new();
     let mut command = definition;
     command.build();

@@ -1,6 +1,6 @@
 //! `ncs2ctl run`
 
-use std::fs;
+use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::{Args, ValueHint};
@@ -50,7 +50,7 @@ pub struct RunArgs {
     /// Input file, folder of files, or - as above; NAME=FILE where the network has several inputs
     #[arg(long, short, value_name = "[NAME=]FILE", num_args = 1..,
         required_unless_present_any = ["random", "stdin"])]
-    pub input: Vec<String>,
+    pub input: Vec<OsString>,
     /// Random input instead, the same for the same seed
     #[arg(long, value_name = "SEED", conflicts_with = "input", value_parser = seed)]
     pub random: Option<u64>,
@@ -65,7 +65,7 @@ pub struct RunArgs {
     pub labels: Option<PathBuf>,
     /// Compare an output with this .npy; exit 1 when it is not within the tolerance; may be repeated
     #[arg(long, value_name = "[NAME=]REF", num_args = 1..)]
-    pub check: Vec<String>,
+    pub check: Vec<OsString>,
     /// Allowed difference: 1% of the largest reference value, or an absolute number
     #[arg(long, value_name = "X[%]", default_value = "1%", requires = "check")]
     pub tolerance: Tolerance,
@@ -123,6 +123,7 @@ pub fn run(global: &Global, output: &Output, args: &RunArgs) -> Result<Outcome> 
         Some(seed) => input::random(graph, seed, 1),
         None => input::from_files(graph, &args.input, &args.image)?,
     };
+    input::refuse_idle_flags(graph, &args.input, &args.image)?;
     let plan = Plan {
         graph,
         folder: args.answers.output.as_deref(),
@@ -135,7 +136,7 @@ pub fn run(global: &Global, output: &Output, args: &RunArgs) -> Result<Outcome> 
     let cpu = args.fallback.open()?;
     cpu.add(&args.blob, &blob)?;
     if let Some(folder) = &args.answers.output {
-        fs::create_dir_all(folder).map_err(|e| Failure::file(folder, "write to", &e))?;
+        answers::make_folder(folder)?;
     }
 
     let interrupt = Interrupt::install()?;

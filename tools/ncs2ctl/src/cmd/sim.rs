@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use clap::{Args, Subcommand};
 use ncs2::ErrorKind;
 use ncs2_device::face::{self, Address, Command, Face, ServeOptions, Server, StickStatus, serve};
-use ncs2_device::{Engine, Profile, Timing, calibrate};
+use ncs2_device::{Engine, Timing, calibrate};
 use serde::Serialize;
 
 use super::selftest;
@@ -204,6 +204,7 @@ fn serve_until_interrupted(global: &Global, output: &Output, args: &ServeArgs) -
             "give --usbredir, --socket or --vhci",
         ));
     }
+    open::load_profile(&args.profile)?;
     let interrupt = Interrupt::install()?;
     let server: Server = serve(ServeOptions {
         faces,
@@ -227,6 +228,12 @@ fn serve_until_interrupted(global: &Global, output: &Output, args: &ServeArgs) -
         ErrorKind::Unsupported if !args.vhci => {
             Failure::from(error).hint("name sockets that are not there yet, in a folder of yours")
         }
+        ErrorKind::Unsupported => {
+            Failure::from(error).hint("or serve them at --socket or --usbredir, which need no module")
+        }
+        ErrorKind::Permission if args.vhci => Failure::from(error).hint("run it as root"),
+        ErrorKind::InvalidInput if global.fault.is_some() => open::refused_plan(error),
+        ErrorKind::InvalidInput => Failure::from(error).hint("serve fewer sticks, or at fewer faces"),
         _ => error.into(),
     })?;
     output.remark(&format!("serving {} virtual sticks, simulated, until Ctrl-C", server.sticks()));
@@ -302,7 +309,7 @@ fn print_fitted(output: &Output, path: &Path) -> Result<Outcome> {
 }
 
 fn print_calibration(output: &Output, name: &str, leave_one_out: bool) -> Result<Outcome> {
-    let profile = Profile::load(name)?;
+    let profile = open::load_profile(name)?;
     let spinner = output.spinner("fitting");
     let rows =
         if leave_one_out { calibrate::leave_one_out(&profile, 1)? } else { calibrate::rows(&profile)? };

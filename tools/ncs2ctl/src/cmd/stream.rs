@@ -126,6 +126,9 @@ fn refuse(output: &Output, args: &RunArgs) -> Result {
     if args.input.len() > 1 {
         return Err(with("--input"));
     }
+    if let Some(flag) = args.image.first() {
+        return Err(with(flag));
+    }
     if !args.check.is_empty() {
         return Err(with("--check"));
     }

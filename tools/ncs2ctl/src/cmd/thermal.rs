@@ -1,6 +1,6 @@
 //! `ncs2ctl thermal` and `ncs2ctl thermal watch`
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
 
 use clap::{Args, Subcommand};
@@ -21,6 +21,10 @@ const HISTORY: usize = 24;
 const SPAN_C: f64 = 2.0;
 /// Of `thermal`, which shows one look: the load is what happened since one that it took this long before.
 const LOAD_WINDOW: Duration = Duration::from_millis(250);
+
+/// States of a stick that are told.
+const LOST: &str = "lost";
+const READY: &str = "ready";
 
 /// `thermal`
 #[derive(Args, Debug)]
@@ -83,11 +87,13 @@ struct Device {
     /// The process that has the stick open, where it is not this one.
     #[serde(skip_serializing_if = "Option::is_none")]
     process: Option<u32>,
+    /// `starting`, `ready`, `lost`, `closed`.
+    state: String,
     temperature_c: Option<f64>,
     throttle_level: Option<u8>,
     headroom_c: Option<f64>,
     seconds_to_throttle: Option<f64>,
-    /// Why one of the two is null.
+    /// Why one of the two is null; of a lost stick, why it is lost.
     reason: Option<String>,
     /// Of the work of all sticks since the last look; null when there was none, or no look before.
     load_share: Option<f64>,
@@ -97,6 +103,8 @@ struct Device {
 #[serde(tag = "kind", rename_all = "kebab-case")]
 enum Event {
     LevelChanged { id: String, from: u8, to: u8, temperature_c: Option<f64> },
+    Lost { id: String, reason: Option<String> },
+    Returned { id: String },
     Alert { id: String, temperature_c: f64, limit_c: f64 },
 }
 
@@ -122,6 +130,7 @@ pub fn thermal(global: &Global, output: &Output, args: &ThermalArgs) -> Result<O
         laws: BTreeMap::new(),
         before: Vec::new(),
         levels: BTreeMap::new(),
+        lost: BTreeSet::new(),
         history: BTreeMap::new(),
         alert: args.alert,
     };
@@ -133,6 +142,8 @@ pub fn thermal(global: &Global, output: &Output, args: &ThermalArgs) -> Result<O
     let watching = args.command.is_some();
     if !watching {
         watch.look(source.look(false)?);
+        // That look is not shown, so nothing of it was told.
+        watch.lost.clear();
         let _ = interrupt.channel().recv_timeout(LOAD_WINDOW);
     }
     let (mut looks, mut alerted) = (0, false);
@@ -170,6 +181,8 @@ struct Watch {
     laws: BTreeMap<String, Option<HeatLaw>>,
     before: Vec<Snapshot>,
     levels: BTreeMap<String, u8>,
+    /// Sticks whose loss was told.
+    lost: BTreeSet<String>,
     history: BTreeMap<String, VecDeque<f64>>,
     alert: Option<f64>,
 }
@@ -188,6 +201,7 @@ impl Watch {
                     id,
                     simulated: stick.simulated,
                     process: Some(now.process.pid).filter(|_| !self.own),
+                    state: stick.state.clone(),
                     temperature_c: stick.temperature_c.map(tenth),
                     throttle_level: stick.throttle_level,
                     headroom_c: headroom_c.map(tenth),
@@ -210,6 +224,11 @@ impl Watch {
     }
 
     fn forecast(&mut self, stick: &Stick, load: Option<f64>) -> Forecast {
+        if stick.state == LOST {
+            let why = stick.failure.as_deref().map_or(String::new(), |why| format!(": {why}"));
+            let reason = Some(format!("the stick is lost{why}"));
+            return Forecast { headroom_c: None, seconds_to_throttle: None, reason };
+        }
         let known = match (stick.simulated, self.profile.as_ref().or(stick.profile.as_ref())) {
             (true, Some(profile)) => {
                 self.laws.entry(profile.clone()).or_insert_with(|| law(profile)).as_ref()
@@ -224,6 +243,11 @@ impl Watch {
     }
 
     fn happened(&mut self, id: &str, stick: &Stick, events: &mut Vec<Event>) {
+        if stick.state == LOST && self.lost.insert(id.to_owned()) {
+            events.push(Event::Lost { id: id.to_owned(), reason: stick.failure.clone() });
+        } else if stick.state == READY && self.lost.remove(id) {
+            events.push(Event::Returned { id: id.to_owned() });
+        }
         if let Some(to) = stick.throttle_level
             && let Some(from) = self.levels.insert(id.to_owned(), to)
             && from != to
@@ -261,8 +285,8 @@ impl Watch {
         let degree = output.glyph("°C", "C");
         let dash = || "-".to_owned();
         let mut table = output.table(
-            &["time", "stick", degree, "level", "headroom", "throttles in", "load", "trend"],
-            &["stick", "trend"],
+            &["time", "stick", "state", degree, "level", "headroom", "throttles in", "load", "trend"],
+            &["stick", "state", "trend"],
         );
         for device in &body.devices {
             let steps = output.glyph("▁▂▃▄▅▆▇█", "_.-=+*#@");
@@ -270,6 +294,7 @@ impl Watch {
             table.add_row([
                 format!("{:.1} s", body.time_s),
                 device.id.clone(),
+                device.state.clone(),
                 device.temperature_c.map_or_else(dash, |t| format!("{t:.1}")),
                 device.throttle_level.map_or_else(dash, |l| l.to_string()),
                 device.headroom_c.map_or_else(dash, |h| format!("{h:.1}")),
@@ -280,7 +305,8 @@ impl Watch {
         }
         let mut text = output.lines(&table);
         if !watching {
-            for device in &body.devices {
+            // Of a lost one the event below says it.
+            for device in body.devices.iter().filter(|device| device.state != LOST) {
                 if let Some(reason) = &device.reason {
                     let line = format!("{}: {reason}", device.id);
                     text.push_str(&format!("  {}\n", wrap(&line, output.width() - 2, "  ")));
@@ -292,6 +318,9 @@ impl Watch {
         }
         for event in &body.events {
             let line = match event {
+                Event::Lost { id, reason: Some(reason) } => format!("{id}: lost: {reason}"),
+                Event::Lost { id, reason: None } => format!("{id}: lost"),
+                Event::Returned { id } => format!("{id}: back"),
                 Event::LevelChanged { id, from, to, temperature_c } => {
                     let at = temperature_c.map_or_else(String::new, |t| format!(" at {t:.1} {degree}"));
                     format!("{id}: throttle level {from} to {to}{at}")
@@ -300,7 +329,8 @@ impl Watch {
                     format!("{id}: {temperature_c:.1} {degree}, the alert is at {limit_c} {degree}")
                 }
             };
-            text.push_str(&format!("  {}\n", output.paint(Style::Bad, line)));
+            let style = if matches!(event, Event::Returned { .. }) { Style::Bold } else { Style::Bad };
+            text.push_str(&format!("  {}\n", output.paint(style, wrap(&line, output.width() - 2, "  "))));
         }
         text
     }

@@ -1,5 +1,7 @@
 //! What goes into inferences: files or random numbers, laid out as whole input elements of the blob.
 
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use ncs2::ErrorKind;
@@ -9,6 +11,8 @@ use super::{Array, Values, image, layout, npy, shape_text};
 use crate::failure::{Failure, Result};
 use crate::flags::ImageArgs;
 
+/// What pictures are read from.
+const PICTURES: [&str; 3] = ["png", "jpg", "jpeg"];
 /// What inputs are read from.
 const EXTENSIONS: [&str; 6] = ["npy", "bin", "raw", "png", "jpg", "jpeg"];
 
@@ -22,14 +26,14 @@ pub struct Element {
 }
 
 /// Inputs from `[NAME=]FILE` arguments. A file of several elements, and several files, are several inferences.
-pub fn from_files(graph: &Graph, arguments: &[String], args: &ImageArgs) -> Result<Vec<Element>> {
+pub fn from_files(graph: &Graph, arguments: &[OsString], args: &ImageArgs) -> Result<Vec<Element>> {
     // Per input: the packed batch elements with their sources, in the order given.
     let mut given: Vec<Vec<(String, Vec<u8>)>> = vec![Vec::new(); graph.inputs.len()];
     for argument in arguments {
         let (index, file) = target(&graph.inputs, argument, "input")?;
         let tensor = &graph.inputs[index];
         let size = layout::elements(tensor) * tensor.dtype.bytes();
-        for path in files(Path::new(file))? {
+        for path in files(file)? {
             let packed = read(&path, tensor, args)?;
             let source = path.display().to_string();
             given[index].extend(packed.chunks_exact(size).map(|element| (source.clone(), element.to_vec())));
@@ -69,10 +73,7 @@ fn files(path: &Path) -> Result<Vec<PathBuf>> {
         return Ok(vec![path.to_owned()]);
     }
     let entries = std::fs::read_dir(path).map_err(|e| Failure::file(path, "read", &e))?;
-    let known = |path: &PathBuf| {
-        let extension = path.extension().and_then(|e| e.to_str()).map(str::to_ascii_lowercase);
-        path.is_file() && extension.is_some_and(|e| EXTENSIONS.contains(&&*e))
-    };
+    let known = |path: &PathBuf| path.is_file() && EXTENSIONS.contains(&&*extension(path));
     let mut files: Vec<PathBuf> = entries.filter_map(|e| Some(e.ok()?.path())).filter(known).collect();
     files.sort();
     if files.is_empty() {
@@ -83,6 +84,32 @@ fn files(path: &Path) -> Result<Vec<PathBuf>> {
         ));
     }
     Ok(files)
+}
+
+fn extension(path: &Path) -> String {
+    path.extension().and_then(OsStr::to_str).map(str::to_ascii_lowercase).unwrap_or_default()
+}
+
+/// One of the files that the arguments name is a picture.
+pub fn has_picture(graph: &Graph, arguments: &[OsString]) -> Result<bool> {
+    for argument in arguments {
+        let (_, file) = target(&graph.inputs, argument, "input")?;
+        if files(file)?.iter().any(|path| PICTURES.contains(&&*extension(path))) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// Flags that prepare pictures would do nothing to arrays and random numbers: whoever gives them expects something.
+pub fn refuse_idle_flags(graph: &Graph, arguments: &[OsString], args: &ImageArgs) -> Result {
+    match args.first() {
+        Some(flag) if !has_picture(graph, arguments)? => Err(Failure::usage(
+            format!("{flag}: expected a picture among the inputs, found none"),
+            "leave it out, or give a .png or .jpg: arrays and random numbers go in as they are",
+        )),
+        _ => Ok(()),
+    }
 }
 
 /// One inference from the packed values of every input, in their order, all batch elements of each one behind the other.
@@ -114,26 +141,34 @@ fn assemble(graph: &Graph, given: &[Vec<(String, Vec<u8>)>], first: usize, batch
 }
 
 /// Which tensor an argument `[NAME=]FILE` is for, and the file.
-pub fn target<'a>(tensors: &[IoTensor], argument: &'a str, what: &str) -> Result<(usize, &'a str)> {
+pub fn target<'a>(tensors: &[IoTensor], argument: &'a OsStr, what: &str) -> Result<(usize, &'a Path)> {
     let names = || tensors.iter().map(|t| t.name.as_str()).collect::<Vec<_>>().join(", ");
-    if let Some((name, file)) = argument.split_once('=') {
-        if let Some(index) = tensors.iter().position(|t| t.name == name) {
-            return Ok((index, file));
+    // Paths are bytes: not every one is UTF-8.
+    let bytes = argument.as_bytes();
+    if let Some(at) = bytes.iter().position(|&b| b == b'=') {
+        let (name, file) = (&bytes[..at], &bytes[at + 1..]);
+        if let Some(index) = tensors.iter().position(|t| t.name.as_bytes() == name) {
+            return Ok((index, Path::new(OsStr::from_bytes(file))));
         }
         // A path may hold an equals sign; only where it is no file is it a name that does not exist.
         if !Path::new(argument).exists() {
+            let name = String::from_utf8_lossy(name);
             return Err(Failure::new(
                 ErrorKind::InvalidInput,
-                format!("{argument}: expected an {what} named {}, found {name}", names()),
+                format!("{}: expected an {what} named {}, found {name}", argument.display(), names()),
                 "see `ncs2ctl blob info`",
             ));
         }
     }
     match tensors {
-        [_] => Ok((0, argument)),
+        [_] => Ok((0, Path::new(argument))),
         _ => Err(Failure::new(
             ErrorKind::InvalidInput,
-            format!("{argument}: expected NAME=FILE for one of the {what}s {}, found no name", names()),
+            format!(
+                "{}: expected NAME=FILE for one of the {what}s {}, found no name",
+                argument.display(),
+                names()
+            ),
             format!("put the {what}'s name before the file"),
         )),
     }
@@ -141,8 +176,7 @@ pub fn target<'a>(tensors: &[IoTensor], argument: &'a str, what: &str) -> Result
 
 /// Reads a file as packed elements of the tensor's own type.
 fn read(path: &Path, tensor: &IoTensor, args: &ImageArgs) -> Result<Vec<u8>> {
-    let extension =
-        path.extension().and_then(|e| e.to_str()).map(str::to_ascii_lowercase).unwrap_or_default();
+    let extension = extension(path);
     match extension.as_str() {
         "npy" => pack(path, &npy::read(path)?, tensor),
         "png" | "jpg" | "jpeg" => image::read(path, tensor, args),

@@ -118,6 +118,15 @@ impl Drop for Running {
 
 /// Starts `ncs2ctl` and goes on when its log at -vv or its remarks have said `word`.
 pub fn start(args: &[&str], envs: &[(&str, &std::path::Path)], word: &str) -> Running {
+    start_and_listen(args, envs, word).0
+}
+
+/// As [`start`]; the thread ends with `ncs2ctl` and gives all that it said on stderr.
+pub fn start_and_listen(
+    args: &[&str],
+    envs: &[(&str, &std::path::Path)],
+    word: &str,
+) -> (Running, std::thread::JoinHandle<String>) {
     use std::io::{BufRead as _, BufReader};
     use std::process::{Command, Stdio};
     let mut command = Command::new(env!("CARGO_BIN_EXE_ncs2ctl"));
@@ -136,9 +145,12 @@ pub fn start(args: &[&str], envs: &[(&str, &std::path::Path)], word: &str) -> Ru
         let n = stderr.read_line(&mut said).expect("a pipe");
         assert!(n > 0, "it ended before it said {word}: {said}");
     }
-    // Nobody reads its log from here on; that must not stop it.
-    std::thread::spawn(move || std::io::copy(&mut stderr, &mut std::io::sink()));
-    Running(child)
+    // Whether or not somebody wants the rest: a pipe that nobody reads would stop it.
+    let rest = std::thread::spawn(move || {
+        let _ = std::io::Read::read_to_string(&mut stderr, &mut said);
+        said
+    });
+    (Running(child), rest)
 }
 
 /// Checks a failure in both forms: one line with all of `words`, and the same in a document.
