@@ -457,11 +457,15 @@ fn opening_says_what_is_wrong_and_what_to_do() {
     let whole = model("tiny_u8_s1");
     let mut old = whole.clone();
     put(&mut old, 60, 5);
+    // Four times its output, as of a network with a batch whose output has none.
+    let mut alone = whole.clone();
+    put(&mut alone, 88, 4);
     let damaged = &whole[..9000];
     for (name, bytes, parts) in [
         ("empty.blob", &[][..], &["empty", "recompile"][..]),
         ("text.blob", b"layer { name: \"data\" }", &["no compiled graph", "recompile"]),
         ("old.blob", &old, &["6.0 expected, 5.0 found", "2021.4.2"]),
+        ("alone.blob", &alone, &["× batch 4", "has no batch", "MYRIAD_DETECT_NETWORK_BATCH=NO"]),
         ("cut.blob", damaged, &["23552 bytes announced, the file has 9000", "recompile"]),
     ] {
         let error = open(&folder, name, bytes).expect_err(name);

@@ -83,38 +83,42 @@ fn check(name: &str) {
 }
 
 graphs! {
-    average_batch4_apart avg_pool avg_pool_3d avg_pool_exclude avg_pool_include bias broadcast_bidirectional
-    broadcast_explicit broadcast_numpy ceiling clamp concat_strided conv_1x1 conv_3d conv_3x3 conv_3x3_small
-    conv_5x5_stride conv_depthwise conv_depthwise_stride conv_dilated conv_elu conv_groups conv_im2col
-    conv_leaky conv_pool conv_pools_batch3_apart conv_relu6 conv_unequal_strides ctc_decoder deconv
-    deconv_asymmetric deconv_depthwise detection_center detection_clip detection_corner detection_decrease
-    detection_few detection_images detection_keep_all detection_own_boxes detection_own_priors
-    detection_pixels detection_refined detection_variance div elu equal erf exp fc fc_planes floor floor_mod
-    gather_c gather_elements gather_embedding gather_indices gather_nd gather_nd_batches gather_w gelu gemm
-    gemm_broadcast gemm_transposed gemm_transposed_a gemm_transposed_b global_avg global_max greater
-    greater_broadcast greater_equal grn hswish inner_lrn interp_align_corners interp_asymmetric
-    interp_asymmetric_down interp_half_pixel interp_linear interp_pytorch leaky_relu less less_equal log
-    logical_and logical_not logical_or logical_xor loop_backward loop_forward lrn lstm_batches
-    lstm_bidirectional lstm_cell lstm_reverse lstm_sequence max max_clamp max_pool max_pool_3d max_pool_ceil
-    min mish mvn_across mvn_mean mvn_outside negative nohw_avg_pool_exclude nohw_avg_pool_include
-    nohw_conv_1x1 nohw_conv_3d nohw_conv_3x3 nohw_conv_3x3_small nohw_conv_5x5_stride nohw_conv_depthwise
-    nohw_conv_depthwise_stride nohw_conv_dilated nohw_conv_elu nohw_conv_groups nohw_conv_im2col
-    nohw_conv_leaky nohw_conv_pool nohw_conv_relu6 nohw_conv_unequal_strides nohw_deconv
-    nohw_deconv_asymmetric nohw_deconv_depthwise nohw_fc nohw_fc_planes nohw_fc_rows nohw_global_avg
-    nohw_global_max nohw_max_pool nohw_max_pool_3d nohw_max_pool_ceil normalize_c normalize_chw
-    normalize_scaled not_equal one_hot_first one_hot_last one_hot_middle pad_constant pad_edge pad_reflect
-    pad_symmetric permute_hw permute_nhwc permute_wc pools_batch3_apart pow power_half power_linear prelu prod
-    prod_broadcast prod_leaky proposal_caffe proposal_few proposal_normalized proposal_probabilities
-    proposal_tensorflow psroi_pooling reduce_and reduce_max reduce_mean reduce_mean_cw reduce_min reduce_sum
-    reduce_sum_all reduce_sum_c reduce_sum_n reduce_sum_w relu reorg_yolo resample_asymmetric_floor
-    resample_corners resample_half_ceil resample_simple resample_tf reverse_sequence roi_align roi_align_max
-    roi_pooling_bilinear roi_pooling_max round_away round_even s32_div s32_equal s32_large_sum s32_max
-    s32_prod s32_sub s32_sum scale scale_shift scatter_elements scatter_elements_along scatter_update select
-    sigmoid slice_backwards slice_begin_mask slice_end_mask slice_one_mask slice_steps small_batch3
-    small_batch3_apart small_batch3_nohw small_fp32 small_fp32_batch2 small_nhwc small_nhwc_fp32_batch2
-    small_nohw small_nohw_nhwc small_s2 small_s3 small_u8 small_u8_nhwc_batch2 softmax_c softmax_h softmax_w
-    softplus split_views sqrt squared_difference ssd_detection subtract sum sum_broadcast sum_relu swish tanh
-    tile topk_max_value topk_max_w topk_min_index topk_values_only yolo_v2_head yolo_v3_head
+    average_batch4_apart avg_pool avg_pool_3d avg_pool_exclude avg_pool_include avg_pool_padded
+    avg_pool_padded_begin avg_pool_padded_end avg_pool_padded_even avg_pool_padded_large avg_pool_padded_tall
+    bias broadcast_bidirectional broadcast_explicit broadcast_numpy ceiling clamp concat_strided conv_1x1
+    conv_3d conv_3x3 conv_3x3_small conv_5x5_stride conv_depthwise conv_depthwise_stride conv_dilated conv_elu
+    conv_groups conv_im2col conv_leaky conv_pool conv_pools_batch3_apart conv_relu6 conv_unequal_strides
+    ctc_decoder deconv deconv_asymmetric deconv_depthwise detection_center detection_clip detection_corner
+    detection_decrease detection_few detection_images detection_keep_all detection_own_boxes
+    detection_own_priors detection_pixels detection_refined detection_variance div elu equal erf exp fc
+    fc_planes floor floor_mod gather_c gather_elements gather_embedding gather_indices gather_nd
+    gather_nd_batches gather_w gelu gemm gemm_broadcast gemm_transposed gemm_transposed_a gemm_transposed_b
+    global_avg global_max greater greater_broadcast greater_equal grn hswish inner_lrn interp_align_corners
+    interp_asymmetric interp_asymmetric_down interp_half_pixel interp_linear interp_pytorch interp_tf
+    interp_tf_height interp_tf_width layer_norm layer_norm_square leaky_relu less less_equal log logical_and
+    logical_not logical_or logical_xor loop_backward loop_forward lrn lstm_batches lstm_bidirectional
+    lstm_by_cell lstm_by_cell_long lstm_cell lstm_reverse lstm_sequence max max_clamp max_pool max_pool_3d
+    max_pool_ceil max_pool_padded_begin min mish mvn_across mvn_mean mvn_outside negative
+    nohw_avg_pool_exclude nohw_avg_pool_include nohw_conv_1x1 nohw_conv_3d nohw_conv_3x3 nohw_conv_3x3_small
+    nohw_conv_5x5_stride nohw_conv_depthwise nohw_conv_depthwise_stride nohw_conv_dilated nohw_conv_elu
+    nohw_conv_groups nohw_conv_im2col nohw_conv_leaky nohw_conv_pool nohw_conv_relu6 nohw_conv_unequal_strides
+    nohw_deconv nohw_deconv_asymmetric nohw_deconv_depthwise nohw_fc nohw_fc_planes nohw_fc_rows
+    nohw_global_avg nohw_global_max nohw_max_pool nohw_max_pool_3d nohw_max_pool_ceil normalize_c
+    normalize_chw normalize_scaled not_equal one_hot_first one_hot_last one_hot_middle pad_constant pad_edge
+    pad_reflect pad_symmetric permute_hw permute_nhwc permute_wc pools_batch3_apart pow power_half
+    power_linear prelu prod prod_broadcast prod_leaky proposal_caffe proposal_few proposal_normalized
+    proposal_probabilities proposal_tensorflow psroi_pooling reduce_and reduce_max reduce_mean reduce_mean_cw
+    reduce_min reduce_sum reduce_sum_all reduce_sum_c reduce_sum_n reduce_sum_w relu reorg_yolo
+    resample_asymmetric_floor resample_corners resample_half_ceil resample_simple resample_tf
+    resample_tf_width reverse_sequence roi_align roi_align_max roi_pooling_bilinear roi_pooling_max round_away
+    round_even s32_div s32_equal s32_large_sum s32_max s32_prod s32_sub s32_sum scale scale_shift
+    scatter_elements scatter_elements_along scatter_update select sigmoid slice_backwards slice_begin_mask
+    slice_end_mask slice_one_mask slice_steps small_batch3 small_batch3_apart small_batch3_nohw small_fp32
+    small_fp32_batch2 small_nhwc small_nhwc_fp32_batch2 small_nohw small_nohw_nhwc small_s2 small_s3 small_u8
+    small_u8_nhwc_batch2 softmax_c softmax_h softmax_w softplus split_views sqrt squared_difference
+    ssd_detection subtract sum sum_broadcast sum_matrix sum_matrix_h sum_planes sum_planes_5d sum_relu
+    sum_vector sum_vector_chw sum_vector_first sum_vector_nc sum_vector_w swish tanh tile topk_max_value
+    topk_max_w topk_min_index topk_values_only yolo_v2_head yolo_v3_head
 }
 
 #[test]

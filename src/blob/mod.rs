@@ -34,6 +34,8 @@ pub struct BlobError {
     pub field: String,
     /// What was expected and what was found.
     pub problem: String,
+    /// What to do about it, where that is not to compile with the right release.
+    pub remedy: Option<&'static str>,
 }
 
 /// Everything that a blob says, checked. Offsets and sizes in bytes; dims and strides minor to major (memory order).

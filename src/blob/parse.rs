@@ -35,6 +35,10 @@ const MAX_IO: usize = 1 << 12;
 const DYNAMIC_SHAPES: &str = "dynamic shapes unsupported (dimensions known at run time only): \
      recompile the network with fixed input shapes";
 
+/// The compiler takes the major dim of the inputs for the batch of everything, also where an output has none.
+const NO_BATCH: &str = "a tensor has no batch, the network was compiled for one: \
+     recompile it with MYRIAD_DETECT_NETWORK_BATCH=NO";
+
 pub(super) fn graph(bytes: &[u8]) -> Parsed<Graph> {
     let header = Header::read(bytes)?;
     let const_bytes = bytes.len() - header.const_offset;
@@ -302,7 +306,9 @@ impl<'a> Areas<'a> {
                 tensor.bytes(),
                 self.batch
             );
-            return Err(BlobError::new(offset_at, "offset", problem));
+            let error = BlobError::new(offset_at, "offset", problem);
+            let without_batch = tensor.bytes().saturating_add(offset) <= element_bytes;
+            return Err(if without_batch { error.with_remedy(NO_BATCH) } else { error });
         }
         Ok(tensor)
     }

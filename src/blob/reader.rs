@@ -5,7 +5,12 @@ pub(super) type Parsed<T> = Result<T, BlobError>;
 
 impl BlobError {
     pub(super) fn new(offset: usize, field: impl Into<String>, problem: impl Into<String>) -> Self {
-        BlobError { offset, field: field.into(), problem: problem.into() }
+        BlobError { offset, field: field.into(), problem: problem.into(), remedy: None }
+    }
+
+    #[must_use]
+    pub(super) fn with_remedy(self, remedy: &'static str) -> Self {
+        BlobError { remedy: Some(remedy), ..self }
     }
 
     /// Puts the outer field before the inner one: `stage 3` + `buffer 1` → `stage 3 / buffer 1`. Called on the error

@@ -110,10 +110,13 @@ impl Nce {
         }
     }
 
-    /// Left and top padding of pooling: half the kernel where the repeat bit of that side is set.
+    /// Left and top padding of pooling: half the kernel, with zeros on all sides, else where the repeat bit of that side is
+    /// set.
     pub fn pool_padding(&self) -> (usize, usize) {
-        let bits = self.pad.unwrap_or(0);
-        let side = |bit: u32, kernel: u32| if bits & bit != 0 { kernel as usize / 2 } else { 0 };
+        let side = |bit: u32, kernel: u32| match self.pad {
+            Some(bits) if bits == 0 || bits & bit != 0 => kernel as usize / 2,
+            _ => 0,
+        };
         (side(8, self.kernel.0), side(4, self.kernel.1))
     }
 }

@@ -252,7 +252,8 @@ fn too_large(shown: &str, found: u64) -> Error {
 }
 
 fn invalid(shown: &str, error: &BlobError) -> Error {
-    Error::new(ErrorKind::InvalidBlob, OP).detail(format!("{shown}: {error}; {REMEDY}"))
+    Error::new(ErrorKind::InvalidBlob, OP)
+        .detail(format!("{shown}: {error}; {}", error.remedy.unwrap_or(REMEDY)))
 }
 
 #[cfg(test)]

@@ -201,6 +201,10 @@ many({
     "interp_asymmetric": ((10, 14), "linear_onnx", "asymmetric"),
     "interp_pytorch": ((10, 1), "linear_onnx", "pytorch_half_pixel"),
     "interp_linear": ((10, 14), "linear", "half_pixel"),
+    "interp_tf_width": ((5, 14), "linear_onnx", "tf_half_pixel_for_nn"),
+    "interp_tf_height": ((10, 7), "linear_onnx", "tf_half_pixel_for_nn"),
+    "interp_tf": ((10, 14), "linear_onnx", "tf_half_pixel_for_nn"),
+    "resample_tf_width": ((5, 14), "nearest", "tf_half_pixel_for_nn", "ceil"),
 })(lambda p: unary(lambda x: interpolate(x, *p)))
 
 
@@ -222,6 +226,31 @@ many({
 })(lambda f: binary(f))
 many({"sum_broadcast": o1.add, "prod_broadcast": o1.multiply, "greater_broadcast": lambda a, b: o1.convert(o1.greater(a, b), "f32")})(
     lambda f: binary(f, (1, 4, 3, 5), (1, 4, 1, 1))
+)
+# Operands of fewer dimensions lie along the last ones; the compiler calls the one of a vector C.
+KEEP_BATCH = ["-c", "MYRIAD_DETECT_NETWORK_BATCH", "NO"]
+many({
+    "sum_vector": ((1, 9, 7, 9), (9,)),
+    "sum_vector_w": ((1, 5, 7, 9), (9,)),
+    "sum_vector_chw": ((3, 9, 9), (9,)),
+    "sum_vector_first": ((9,), (1, 9, 7, 9)),
+    "sum_matrix": ((5, 5, 5, 5), (5, 5)),
+    "sum_matrix_h": ((3, 7, 7, 7), (7, 1)),
+    "sum_planes": ((2, 5, 7, 5), (5, 1, 5)),
+    "sum_planes_5d": ((1, 5, 5, 5, 5), (5, 5, 1, 5)),
+    "sum_vector_nc": ((4, 9), (9,)),
+}, args=KEEP_BATCH)(lambda shapes: binary(o1.add, *shapes))
+
+
+def layer_norm(x, axis, size):
+    centred = o1.subtract(x, o1.reduce_mean(x, vec(axis), True))
+    variance = o1.reduce_mean(o1.multiply(centred, centred), vec(axis), True)
+    normal = o1.divide(centred, o1.sqrt(o1.add(variance, const(1e-3))))
+    return o1.add(o1.multiply(normal, const(rand(size))), const(rand(size)))
+
+
+many({"layer_norm": (1, 10, 12), "layer_norm_square": (1, 12, 12)})(
+    lambda shape: unary(lambda x: layer_norm(x, 2, shape[2]), shape=shape)
 )
 many({"div": o1.divide, "pow": o1.power, "floor_mod": o1.floor_mod})(
     lambda f: binary(f, values=(rand(1, 4, 3, 5, low=0.5, high=4.0), rand(1, 4, 3, 5, low=0.5, high=2.0)))
@@ -441,6 +470,19 @@ def convolution(build, shape=(1, 8, 12, 10)):
     return unary(build, shape=shape, scale=1.0)
 
 
+# On the NCE: stride, pads before, pads after, kernel. The descriptor is the same without the padding in the divisor.
+many({
+    "avg_pool_padded": ([1, 1], [1, 1], [1, 1], [3, 3]),
+    "avg_pool_padded_large": ([1, 1], [2, 2], [2, 2], [5, 5]),
+    "avg_pool_padded_even": ([2, 2], [1, 1], [0, 0], [2, 2]),
+    "avg_pool_padded_begin": ([1, 1], [1, 1], [0, 0], [2, 2]),
+    "avg_pool_padded_end": ([1, 1], [0, 0], [1, 1], [2, 2]),
+    "avg_pool_padded_tall": ([1, 1], [1, 0], [1, 0], [3, 3]),
+})(lambda p: convolution(lambda x: o1.avg_pool(x, *p, False), shape=(1, 8, 12, 12)))
+many({
+    "max_pool_padded_begin": ([1, 1], [1, 1], [0, 0], [2, 2]),
+})(lambda p: convolution(lambda x: o1.max_pool(x, *p), shape=(1, 8, 12, 12)))
+
 CONVOLUTIONS = {
     "conv_1x1": lambda x: conv(x, 12, 1),
     "conv_3x3": lambda x: o1.relu(conv(x, 20, 3)),
@@ -536,6 +578,23 @@ def lstm(batch, direction="forward"):
     return net
 
 
+def lstm_by_cell(batch, cells):
+    """Time first, as networks of ONNX have it: the compiler drops the transposition and swaps the dims."""
+    net = Net()
+    x = net.input("x", rand(cells, batch, 5))
+    w, r, b = (const(v.data[None]) for v in lstm_weights(5, 4))
+    zero = const(np.zeros((batch, 1, 4)))
+    turned = o1.transpose(x, vec(1, 0, 2))
+    y = o5.lstm_sequence(turned, zero, zero, vec(*[cells] * batch), w, r, b, 4, "forward")
+    outs = (o1.transpose(y.output(0), vec(2, 1, 0, 3)), y.output(1), y.output(2))
+    for out, name in zip(outs, ("y", "h", "c")):
+        out = o1.tanh(out)
+        out.set_friendly_name(name)
+        net.output(out)
+    return net
+
+
+many({"lstm_by_cell": (3, 2), "lstm_by_cell_long": (2, 5)}, args=KEEP_BATCH)(lambda p: lstm_by_cell(*p))
 many({"lstm_sequence": (1,), "lstm_reverse": (1, "reverse"), "lstm_batches": (2,), "lstm_bidirectional": (1, "bidirectional")})(lambda p: lstm(*p))
 
 

@@ -146,7 +146,7 @@ pub(super) fn prepare(context: &Context<'_>) -> Result<Prepared, String> {
         90 => 3,
         _ => 2,
     };
-    let inputs = [0, 2, 3][..count].iter().map(|&i| context.operand(i)?.broadcast_to(&output));
+    let inputs = [0, 2, 3][..count].iter().map(|&i| context.operand(i)?.broadcast_last_to(&output));
     let inputs = inputs.collect::<Result<Vec<_>, String>>()?;
     let whole = inputs[0].dtype == DataType::S32;
     let integers = inputs.iter().chain([&output]).all(|p| p.dtype == DataType::S32);

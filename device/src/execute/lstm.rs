@@ -20,6 +20,16 @@ struct Lstm {
     units: usize,
     cells: usize,
     batches: usize,
+    /// The input is [cell][batch][input], not [batch][cell][input]; the same of the output.
+    input_by_cell: bool,
+    output_by_cell: bool,
+}
+
+/// Whether a sequence lies as [cell][batch][…] (networks of ONNX) or as [batch][cell][…]: the parameters do not say, the
+/// dims do. `None` where they are no help. As many cells as batches are taken for the latter (unverified).
+fn by_cell(place: &Place, cells: usize, batches: usize) -> Option<bool> {
+    let rest: Vec<usize> = place.dims()[1..].iter().copied().filter(|&dim| dim != 1).collect();
+    if rest == [cells, batches] { Some(false) } else { (rest == [batches, cells]).then_some(true) }
 }
 
 fn sigmoid(x: f32) -> f32 {
@@ -52,22 +62,24 @@ impl Operation for Lstm {
         let mut output = vec![0.0; steps * units];
         for step in 0..self.cells {
             let step = if self.forward { step } else { self.cells - 1 - step };
-            // A sequence lies in one piece: [batch][cell][unit].
-            let place = |n: usize| n * self.cells + step;
+            // A sequence lies in one piece.
+            let place =
+                |n: usize, by_cell: bool| if by_cell { step * batches + n } else { n * self.cells + step };
             let shape = (batches, 4 * units, units);
             multiply(shape, dense(&hidden, units), turned(&self.from_hidden, units), &mut recurrent, false);
             for n in 0..batches {
+                let (from, to) = (place(n, self.input_by_cell), place(n, self.output_by_cell));
                 for u in 0..units {
                     let gate = |k: usize| {
                         let at = k * units + u;
-                        gates[place(n) * 4 * units + at] + recurrent[n * 4 * units + at] + self.bias[at]
+                        gates[from * 4 * units + at] + recurrent[n * 4 * units + at] + self.bias[at]
                     };
                     let (forget, take, new, show) =
                         (sigmoid(gate(0)), sigmoid(gate(1)), gate(2).tanh(), sigmoid(gate(3)));
                     let at = n * units + u;
                     cell[at] = forget * cell[at] + take * new;
                     hidden[at] = show * cell[at].tanh();
-                    output[place(n) * units + u] = hidden[at];
+                    output[to * units + u] = hidden[at];
                 }
             }
         }
@@ -120,6 +132,8 @@ pub(super) fn prepare(context: &Context<'_>) -> Result<Prepared, String> {
         outputs.push(place.clone());
     }
     let (from_input, from_hidden) = weights.split_at(4 * units * inputs);
+    let input_by_cell = by_cell(&input, cells, batches).unwrap_or(false);
+    let output_by_cell = by_cell(&output, cells, batches).unwrap_or(input_by_cell);
     let work = (weights.len() as u64).saturating_mul(steps as u64);
     let operation = Lstm {
         input,
@@ -136,6 +150,8 @@ pub(super) fn prepare(context: &Context<'_>) -> Result<Prepared, String> {
         units,
         cells,
         batches,
+        input_by_cell,
+        output_by_cell,
     };
     Ok(Prepared { operation: Box::new(operation), outputs, work })
 }

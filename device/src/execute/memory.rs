@@ -220,17 +220,33 @@ impl Place {
 
     /// This operand seen with the dims of `shape`, dims of 1 and absent ones repeated; matched by name.
     pub fn broadcast_to(&self, shape: &Place) -> Result<Place, String> {
+        self.repeated(shape, |i| shape.position(self.digits[i])).ok_or_else(|| {
+            format!("operand dims {:?} do not fit the output's {:?}", self.dims(), shape.dims())
+        })
+    }
+
+    /// The same as networks broadcast: an operand of fewer dimensions has the output's last ones, whatever their names (the
+    /// compiler calls the only dimension of a vector C, also where it goes along W). By name where that does not fit.
+    pub fn broadcast_last_to(&self, shape: &Place) -> Result<Place, String> {
+        let (from, to) = (self.axes(), shape.axes());
+        let last = (self.rank < shape.rank).then(|| {
+            self.repeated(shape, |i| {
+                let axis = from.iter().position(|&d| d == i)?;
+                to.get(axis + to.len() - from.len()).copied()
+            })
+        });
+        last.flatten().map_or_else(|| self.broadcast_to(shape), Ok)
+    }
+
+    /// Dimension i lies along dimension `target(i)` of `shape`; `None` where one has no such or one of another size.
+    fn repeated(&self, shape: &Place, target: impl Fn(usize) -> Option<usize>) -> Option<Place> {
         let mut seen = Place { rank: shape.rank, digits: shape.digits, dims: shape.dims, ..self.clone() };
         seen.strides = [0; RANK];
-        for i in 0..self.rank {
-            if self.dims[i] == 1 {
-                continue;
-            }
-            let at = shape.position(self.digits[i]).filter(|&at| shape.dims[at] == self.dims[i]);
-            let at = at.ok_or("operand dims do not fit the output's")?;
+        for i in (0..self.rank).filter(|&i| self.dims[i] != 1) {
+            let at = target(i).filter(|&at| shape.dims[at] == self.dims[i])?;
             seen.strides[at] = self.strides[i];
         }
-        Ok(seen)
+        Some(seen)
     }
 
     /// All elements as f32, minor to major.

@@ -68,7 +68,19 @@ pub(super) fn prepare(context: &Context<'_>) -> Result<Prepared, String> {
             let window = pool::Window {
                 kernel: (kw, kh),
                 stride: (stride, stride),
-                pad: nce.pool_padding(),
+                pad: if nce.pad == Some(0) {
+                    let axis = |digit: u8, kernel: usize, pad: usize| {
+                        // With no room for it in the output this axis has no padding: the one flag stands for both.
+                        let room = (output.dim(digit) * stride + kernel).saturating_sub(input.dim(digit) + 1);
+                        if room >= pad { pad } else { 0 }
+                    };
+                    let (left, top) = nce.pool_padding();
+                    (axis(1, kw, left), axis(2, kh, top))
+                } else {
+                    nce.pool_padding()
+                },
+                // Unverified: the descriptor is the same whether the network counts the padding or not, so that the border
+                // of a padded average may be divided otherwise on hardware.
                 exclude_pad: false,
             };
             pool::Pool::prepare(input, output, window, kind, finish)

@@ -4,11 +4,13 @@ use super::memory::Place;
 use super::params::Context;
 use super::{Operation, Prepared, Scratch, sized};
 
-/// How an output position maps to an input position; the compiler's numbers.
+/// How an output position maps to an input position; the compiler's numbers. An axis that keeps its size is left alone: no
+/// stage says which axes the network resizes, and all modes but 3 give the same there anyway.
 fn position(mode: i32, x: usize, from: usize, to: usize) -> Result<f32, String> {
     let ratio = from as f32 / to as f32;
     let x = x as f32;
     Ok(match mode {
+        0..=4 if from == to => x,
         // half_pixel, pytorch_half_pixel, asymmetric, tf_half_pixel_for_nn, align_corners
         0 => (x + 0.5) * ratio - 0.5,
         1 if to > 1 => (x + 0.5) * ratio - 0.5,
