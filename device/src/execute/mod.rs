@@ -15,7 +15,11 @@
 //! - S32: overflow (wraps here), division by 0 (0 here);
 //! - where the epsilon of MVN stands (here beside the root, `sqrt(variance) + eps`: the file does not say);
 //! - repetitions in CTCDecoder (always merged here), the thresholds of Proposal beside NMS, order of equal scores;
-//! - indices out of range (the nearest one inside here).
+//! - indices out of range (the nearest one inside here);
+//! - a padded average of the NCE: the descriptor is the same whether the network counts the padding or not (here the
+//!   kernel's area divides, so a network that does not count it differs at the borders), and its one flag stands for both
+//!   axes (here an axis is padded where the output's size leaves room for it);
+//! - which dimension of an LSTM's sequence is time when both are equal (here the second in the order N, C, W: batch first).
 //!
 //! One file per family of stages; a family checks at prepare time everything that its loops rely on, so that running
 //! cannot fail. A stage that no family knows is refused by name.
