@@ -93,7 +93,8 @@ fn no_knob_is_without_a_test() {
 /// Times, not words: between half and twice.
 #[test]
 fn late_acknowledgements_are_measured() {
-    for us in [300.0, 5000.0] {
+    // Long beside what a busy machine adds.
+    for us in [3000.0, 20000.0] {
         let folder = tempfile::tempdir().expect("temporary folder");
         let path = profile(&folder, &format!("ack_delay_us = {us:.1}"));
         let report = report(&format!("1,{}", path.display()), &["--timing", "zero"], folder.path());
