@@ -15,7 +15,7 @@ use crossbeam_channel::{Receiver, Sender, unbounded};
 use ncs2::StickId;
 use ncs2::clock::{Clock, Instant, Monotonic};
 use ncs2::error::{Error, ErrorKind, Result};
-use ncs2::transport::{Connection, FaultInjector, Pace, Port, pipe};
+use ncs2::transport::{Connection, FaultInjector, GiveUp, Pace, Port, pipe};
 use ncs2::wire::WireVersion;
 use parking_lot::{Condvar, Mutex};
 
@@ -28,6 +28,12 @@ use crate::{
 /// Threads that prepare and execute graphs. One stage of the execute engine uses all cores already; the second lets a
 /// long load and a run go side by side.
 const WORKERS: usize = 2;
+
+/// As often as the driver boots a real one before it says that it does not start.
+const BOOT_TRIES: u32 = 3;
+
+/// How soon who waits for a boot hears that nobody wants the stick any more.
+const GIVE_UP_LOOK: Duration = Duration::from_millis(20);
 
 /// Virtual sticks of this process, with the thread that they run on. They stop when it is dropped.
 pub struct Rack {
@@ -120,7 +126,10 @@ impl Rack {
                 let (shared, watched) = (Arc::clone(&self.shared), Arc::downgrade(&self.shared));
                 // A rack that is gone keeps no pace, and a fleet must not keep it.
                 let is_kept = move || watched.upgrade().is_some_and(|shared| shared.keeps_pace(n));
-                Port::new(StickId::sim(n), move |timeout| connect(&shared, n, timeout))
+                let give_up = GiveUp::default();
+                let ended = give_up.clone();
+                Port::new(StickId::sim(n), move |timeout| connect(&shared, n, timeout, &ended))
+                    .ended_by(give_up)
                     .simulated(self.shared.config.profile.name.clone())
                     .paced_by(Pace::new(is_kept))
             })
@@ -226,7 +235,7 @@ impl StickHandle {
     }
 }
 
-fn connect(shared: &Shared, n: usize, timeout: Duration) -> Result<Connection> {
+fn connect(shared: &Shared, n: usize, timeout: Duration, give_up: &GiveUp) -> Result<Connection> {
     const OP: &str = "open virtual stick";
     let id = StickId::sim(n);
     let error = |kind, why: &str| Error::new(kind, OP).on(&id).detail(why);
@@ -238,9 +247,12 @@ fn connect(shared: &Shared, n: usize, timeout: Duration) -> Result<Connection> {
         return Err(error(ErrorKind::Unplugged, "not in its port"));
     }
     // Its own client pings; a stick whose client stopped resets itself, as one booted by `ncs2` would.
-    let now = shared.clock.now();
-    bay.stick.start_booted(true, now);
-    bay.settle();
+    let start = |bay: &mut Bay| {
+        bay.stick.start_booted(true, shared.clock.now());
+        bay.settle();
+    };
+    start(&mut bay);
+    let mut tries = 1;
     while bay.stick.identity() != Some(Identity::Booted) {
         if shared.stopped.load(Ordering::Acquire) {
             return Err(error(ErrorKind::Closed, "the virtual sticks were stopped"));
@@ -248,11 +260,21 @@ fn connect(shared: &Shared, n: usize, timeout: Duration) -> Result<Connection> {
         if !bay.stick.is_plugged() {
             return Err(error(ErrorKind::Unplugged, "unplugged while it booted"));
         }
+        if give_up.is_asked() {
+            return Err(error(ErrorKind::Cancelled, "given up while it booted"));
+        }
+        // It was replugged before we could look, or did not start.
+        if bay.stick.identity() == Some(Identity::Unbooted) && tries < BOOT_TRIES {
+            tries += 1;
+            start(&mut bay);
+            continue;
+        }
         shared.wake();
         let left = deadline.saturating_since(shared.clock.now());
-        if slot.changed.wait_for(&mut bay, left).timed_out() {
+        if left.is_zero() {
             return Err(error(ErrorKind::Timeout, "did not come back from boot in time"));
         }
+        slot.changed.wait_for(&mut bay, left.min(GIVE_UP_LOOK));
     }
     if shared.stopped.load(Ordering::Acquire) {
         return Err(error(ErrorKind::Closed, "the virtual sticks were stopped"));

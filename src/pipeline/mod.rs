@@ -252,6 +252,11 @@ impl<T> Pipeline<T> {
         self.end.is_none() && self.is_idle() && self.groups.iter().all(Group::is_loaded)
     }
 
+    /// True when it rests and the stick has answered everything.
+    pub fn is_quiet(&self) -> bool {
+        self.is_resting() && self.stick.is_quiet()
+    }
+
     /// True once [`Event::Closed`] or [`Event::Failed`] was put out.
     pub fn is_over(&self) -> bool {
         self.over

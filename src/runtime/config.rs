@@ -31,6 +31,9 @@ pub struct FleetConfig {
     /// Time for a stick to boot and open. A stick that was lost for longer counts as gone: requests that only it
     /// could answer fail.
     pub open_timeout: Duration,
+    /// How long [`super::FleetBuilder::open`] waits for the other sticks once one is ready; at least as long as that one
+    /// took. Those that come later join then.
+    pub straggler_timeout: Duration,
     /// Requests that may wait in the fleet before `submit` says `QueueFull` (or waits).
     pub queue_limit: usize,
     /// How often a request may be tried again. One under which two sticks died is given up in any case, and so is what
@@ -79,6 +82,7 @@ impl Default for FleetConfig {
         FleetConfig {
             ordering: Ordering::Vendor,
             open_timeout: Duration::from_secs(15),
+            straggler_timeout: Duration::from_secs(5),
             queue_limit: 1024,
             retries: 2,
             policy: Policy::default(),

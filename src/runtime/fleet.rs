@@ -59,7 +59,9 @@ impl FleetBuilder {
         self
     }
 
-    /// Connects all ports at the same time. Succeeds when at least one stick is ready; the failures are in the stats.
+    /// Connects all ports at the same time. Succeeds when at least one stick is ready and the others are too, have failed,
+    /// or are late ([`FleetConfig::straggler_timeout`]); states and failures are in the stats. Whoever comes later gets the
+    /// graphs that are loaded by then.
     ///
     /// # Errors
     /// The first port's error when no stick is ready, `NotFound` when there is no port, `InvalidInput` when two have
@@ -211,14 +213,21 @@ impl Fleet {
         FleetBuilder::default()
     }
 
+    /// Until every stick is ready or has failed; once one is ready, the others get only so much longer.
     fn wait_until_settled(&self) -> Result<()> {
         let shared = &self.0.shared;
+        let began = shared.clock.now();
         // Connecting may take the whole timeout, and so may opening.
-        let until =
-            shared.clock.now() + shared.config.open_timeout.saturating_mul(2) + Duration::from_secs(1);
+        let mut until = began + shared.config.open_timeout.saturating_mul(2) + Duration::from_secs(1);
+        let mut one_is_ready = false;
         let mut core = shared.core.lock();
         loop {
             let now = shared.clock.now();
+            if !one_is_ready && core.sticks.iter().any(|s| s.state == StickState::Ready) {
+                one_is_ready = true;
+                // A slow bus is slow for all of them.
+                until = until.min(now + shared.config.straggler_timeout.max(now - began));
+            }
             if core.sticks.iter().all(|s| s.settled) || now >= until {
                 break;
             }
@@ -226,9 +235,16 @@ impl Fleet {
         }
         if core.sticks.iter().any(|s| s.state == StickState::Ready) {
             for (stick, entry) in shared.sticks.iter().zip(&core.sticks) {
-                if entry.state != StickState::Ready {
-                    let why = entry.cause.as_ref().map_or("not open in time", |cause| cause.detail.as_str());
-                    tracing::error!(stick = %stick.id, "not opened, the fleet goes on without it: {why}");
+                match (entry.state, &entry.cause) {
+                    (StickState::Ready, _) => {}
+                    (_, Some(cause)) => {
+                        let why = &cause.detail;
+                        tracing::error!(stick = %stick.id, "not opened, the fleet goes on without it: {why}");
+                    }
+                    (_, None) => {
+                        let late = shared.clock.now() - began;
+                        tracing::error!(stick = %stick.id, "not open after {late:.1?}, the fleet goes on without it until it is");
+                    }
                 }
             }
             return Ok(());

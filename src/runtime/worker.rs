@@ -244,6 +244,7 @@ struct Session {
 impl Session {
     fn run(mut self, shared: &Shared, reactor: &mut Reactor) -> Ended {
         let mut ready = Vec::with_capacity(2);
+        let mut sent_at = Instant::ZERO;
         loop {
             let mut now = shared.clock.now();
             while let Some(completion) = self.transport.poll() {
@@ -257,9 +258,8 @@ impl Session {
             self.read_inbox(shared);
             now = shared.clock.now();
             self.handle_timers(shared, now);
-            let mut sent = false;
             while let Some(transfer) = self.pipeline.poll_transfer(now) {
-                sent = true;
+                sent_at = now;
                 if let Err(rejected) = self.transport.submit(transfer) {
                     self.pipeline.handle_rejected(rejected, now);
                 }
@@ -284,9 +284,15 @@ impl Session {
             if wait.is_zero() {
                 continue;
             }
-            if sent && retry.is_none() && self.is_resting() {
-                reactor.linger(LINGER.min(wait));
-                continue;
+            if retry.is_none() && self.is_resting() {
+                // With nothing asked of the stick, what still comes (a release, the end of a transfer) waits for the next
+                // thing to do. That it was pulled out is noticed then, too.
+                let answered = self.pipeline.is_quiet();
+                let left = if answered { wait } else { wait.min((sent_at + LINGER).saturating_since(now)) };
+                if !left.is_zero() {
+                    reactor.linger(left);
+                    continue;
+                }
             }
             // Whoever adds to the inbox wakes the reactor, before or during the turn.
             let turned = self.watch(reactor).and_then(|()| reactor.turn(Some(wait), &mut ready));

@@ -55,7 +55,7 @@ pub struct JobSpec {
     pub priority: u8,
     /// The caller's own limit; [`Instant::FAR_FUTURE`] for none.
     pub deadline: Instant,
-    /// Only this stick.
+    /// Only this stick, which may be one that is not up yet.
     pub stick: Option<StickNo>,
 }
 
@@ -293,7 +293,7 @@ pub enum GiveUpReason {
     Input,
     /// Its graph fails wherever it runs; the breaker is open.
     GraphBroken,
-    /// No stick can ever hold its graph, or the stick that it asked for is unknown.
+    /// No stick that is there can ever hold its graph.
     NoStick,
 }
 

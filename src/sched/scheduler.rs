@@ -273,7 +273,6 @@ impl Scheduler {
         let refusal = match known {
             None => Some(GiveUpReason::Input),
             Some(m) if matches!(m.breaker.gate(now), Gate::Open(_)) => Some(GiveUpReason::GraphBroken),
-            Some(_) if spec.stick.is_some_and(|s| self.stick(s).is_none()) => Some(GiveUpReason::NoStick),
             Some(_) => None,
         };
         if self.jobs.contains_key(&job) {

@@ -202,6 +202,11 @@ impl Stick {
         next.into_iter().chain(self.ping_due()).min()
     }
 
+    /// True when the stick has answered every command and ping. Inferences are not looked at.
+    pub fn is_quiet(&self) -> bool {
+        self.commands.is_idle() && self.device.is_quiet()
+    }
+
     // ---- inside -----------------------------------------------------------------------------------------------
 
     fn is_alive(&self) -> bool {

@@ -54,6 +54,11 @@ impl DeviceCommands {
         self.queue.is_empty()
     }
 
+    /// Idle, and the last ping was answered.
+    pub(super) fn is_quiet(&self) -> bool {
+        self.is_idle() && !self.ping_outstanding
+    }
+
     pub(super) fn deadline(&self) -> Option<Instant> {
         self.queue.front()?.deadline
     }

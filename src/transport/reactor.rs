@@ -6,6 +6,7 @@
 //! the descriptor the token is reported once and then no more.
 
 use std::io;
+use std::marker::PhantomData;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -115,7 +116,8 @@ enum Backend {
     Epoll { epoll: OwnedFd, events: Vec<epoll::Event> },
 }
 
-/// Waits for readiness of registered descriptors, a deadline or a wake-up. Its owner's thread does the waiting.
+/// Waits for readiness of registered descriptors, a deadline or a wake-up. It stays on the thread that made it: the kernel
+/// takes a ring's work from that one only.
 pub struct Reactor {
     backend: Backend,
     slots: Vec<Option<Registration>>,
@@ -124,6 +126,8 @@ pub struct Reactor {
     events: Vec<(u64, bool, bool)>,
     /// Tells of wakers alone, for [`Reactor::linger`]; made when it is first needed.
     bell: Option<OwnedFd>,
+    /// Not [`Send`].
+    home: PhantomData<*const ()>,
 }
 
 impl Reactor {
@@ -144,7 +148,15 @@ impl Reactor {
                 Backend::Epoll { epoll, events: Vec::with_capacity(64) }
             }
         };
-        Ok(Reactor { backend, slots: Vec::new(), generation: 0, waker, events: Vec::new(), bell: None })
+        Ok(Reactor {
+            backend,
+            slots: Vec::new(),
+            generation: 0,
+            waker,
+            events: Vec::new(),
+            bell: None,
+            home: PhantomData,
+        })
     }
 
     /// Which mechanism it uses.

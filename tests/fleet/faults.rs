@@ -127,6 +127,37 @@ fn a_stick_that_hangs_is_lost_in_time_and_the_others_go_on() {
 }
 
 #[test]
+fn a_stick_that_does_not_open_delays_the_others_only_a_little_and_joins_when_it_comes() {
+    let rack = rack(3, Engine::Hash);
+    rack.stick(1).expect("there").hang();
+    let config = FleetConfig {
+        open_timeout: LONG,
+        straggler_timeout: Duration::from_millis(200),
+        ..FleetConfig::default()
+    };
+    let begun = Instant::now();
+    let fleet = fleet_with(&rack, config);
+    let graph = fleet.load(&blob("tiny_u8_s1"), LoadOptions::default()).expect("loads");
+    let tickets: Vec<_> = (0..20).map(|n| submit(&graph, n)).collect();
+    for (n, ticket) in tickets.into_iter().enumerate() {
+        check(&graph, n as u64, ticket);
+    }
+    assert!(begun.elapsed() < LONG / 2, "nobody waited for the one that hangs");
+    assert_eq!(fleet.stats().sticks[1].state, StickState::Starting);
+    // Its cable is pulled and put in again, which ends what hung.
+    let stick = rack.stick(1).expect("there");
+    stick.unplug();
+    stick.replug();
+    let on_it = SubmitOptions { stick: Some(StickId::sim(1)), ..SubmitOptions::default() };
+    let mut lease = graph.input().expect("memory");
+    lease.copy_from(&unique_input(graph.blob(), 20)).expect("fits");
+    let mut ticket = graph.submit(lease, on_it).expect("it may come yet");
+    let output = ticket.wait_timeout(LONG).expect("answered").expect("in time");
+    assert!(output.bytes() == hash_of(graph.blob(), &unique_input(graph.blob(), 20)));
+    fleet.close(LONG).expect("closes");
+}
+
+#[test]
 fn a_job_that_takes_too_long_is_moved_at_most_as_often_as_allowed() {
     let rack = rack(1, Engine::Hash);
     let config = FleetConfig { retries: 1, job_timeout: Duration::from_millis(50), ..FleetConfig::default() };
