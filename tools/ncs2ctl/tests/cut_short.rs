@@ -129,6 +129,26 @@ fn an_interrupted_selftest_writes_its_report() {
     }
 }
 
+/// The same of one that never boots: there is a report, and it says why it holds nothing.
+#[test]
+fn a_selftest_is_interrupted_while_its_stick_boots() {
+    let folder = tempfile::tempdir().expect("temporary folder");
+    let (plan, path) = (folder.path().join("plan.toml"), folder.path().join("report.json"));
+    fs::write(&plan, "[[fault]]\nkind = \"boot-nack\"\nevery = 1\n").expect("written");
+    let [plan, file] = [&plan, &path].map(|p| p.to_str().expect("UTF-8"));
+    let args = ["--sim=1", "-vv", "--fault", plan, "selftest", "--report", file];
+    let running = start(&args, &[], "planned fault");
+    signal(&running, Signal::INT);
+    assert_eq!(code(running), Some(1));
+    let report = document(&path, "selftest");
+    assert_eq!((&report["passed"], &report["interrupted"]), (&Value::from(false), &Value::from(true)));
+    // One that was deaf would have a stick that failed to boot.
+    for step in report["steps"].as_array().expect("steps") {
+        assert_eq!(step["outcome"], "skipped", "{step}");
+        assert!(step["detail"].as_str().is_some_and(|d| d.starts_with("interrupted")), "{step}");
+    }
+}
+
 /// A stick that does not boot keeps everybody waiting; who has had enough is heard at once.
 #[test]
 fn an_interrupt_is_heard_while_sticks_open() {
