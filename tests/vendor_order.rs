@@ -239,7 +239,7 @@ impl Replay {
                     tensor.resize(next.header.size as usize, 0);
                     self.inputs.push(tensor);
                 }
-                self.stick.infer(key, job, self.now + Duration::from_secs(10), self.now)
+                self.stick.infer(key, job, Duration::from_secs(10), self.now)
             }
             EventKind::CloseStream => {
                 self.stick.close(self.now);

@@ -29,9 +29,6 @@ use crate::{
 /// long load and a run go side by side.
 const WORKERS: usize = 2;
 
-/// As often as the driver boots a real one before it says that it does not start.
-const BOOT_TRIES: u32 = 3;
-
 /// How soon who waits for a boot hears that nobody wants the stick any more.
 const GIVE_UP_LOOK: Duration = Duration::from_millis(20);
 
@@ -252,7 +249,7 @@ fn connect(shared: &Shared, n: usize, timeout: Duration, give_up: &GiveUp) -> Re
         bay.settle();
     };
     start(&mut bay);
-    let mut tries = 1;
+    let mut unplugs = bay.stick.unplugs();
     while bay.stick.identity() != Some(Identity::Booted) {
         if shared.stopped.load(Ordering::Acquire) {
             return Err(error(ErrorKind::Closed, "the virtual sticks were stopped"));
@@ -263,9 +260,9 @@ fn connect(shared: &Shared, n: usize, timeout: Duration, give_up: &GiveUp) -> Re
         if give_up.is_asked() {
             return Err(error(ErrorKind::Cancelled, "given up while it booted"));
         }
-        // It was replugged before we could look, or did not start.
-        if bay.stick.identity() == Some(Identity::Unbooted) && tries < BOOT_TRIES {
-            tries += 1;
+        // It was replugged before we could look.
+        if bay.stick.unplugs() != unplugs {
+            unplugs = bay.stick.unplugs();
             start(&mut bay);
             continue;
         }

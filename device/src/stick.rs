@@ -91,6 +91,8 @@ pub struct VirtualStick {
     /// Bytes to go on a pipe until it breaks, and how.
     trap: Option<(Way, u64, FaultKind)>,
     tape: Option<Tape>,
+    /// How often it was pulled out.
+    unplugs: u32,
 }
 
 impl VirtualStick {
@@ -110,6 +112,7 @@ impl VirtualStick {
             received: 0,
             trap: None,
             tape: None,
+            unplugs: 0,
         }
     }
 
@@ -211,6 +214,11 @@ impl VirtualStick {
         }
     }
 
+    /// How often it was pulled out of its port: whoever waits for it may have missed it.
+    pub(crate) fn unplugs(&self) -> u32 {
+        self.unplugs
+    }
+
     /// Out of its port, at once.
     pub fn unplug(&mut self) {
         if self.identity().is_some() {
@@ -218,6 +226,7 @@ impl VirtualStick {
         }
         self.leave_state();
         self.state = State::Unplugged;
+        self.unplugs += 1;
         self.faults = Faults::default();
         self.trap = None;
     }

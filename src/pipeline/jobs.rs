@@ -155,8 +155,7 @@ impl<T> Pipeline<T> {
         };
         group.starved_until = None;
         let (index, token) = self.slots.next_token();
-        let deadline = now + self.config.job_timeout.saturating_mul(self.load.in_flight + 1);
-        let accepted = self.stick.infer(instance.key, token, deadline, now);
+        let accepted = self.stick.infer(instance.key, token, self.config.job_timeout, now);
         if matches!(accepted, Err(StickError::Full)) {
             return false;
         }

@@ -19,6 +19,7 @@
 
 mod graphs;
 mod jobs;
+mod overdue;
 #[cfg(test)]
 mod tests;
 mod transfers;
@@ -213,7 +214,7 @@ impl<T> Pipeline<T> {
     pub fn new(config: PipelineConfig<T>, pool: Pool, now: Instant) -> Self {
         Pipeline {
             stick: Stick::new(config.stick.clone()),
-            transfers: Transfers::new(config.max_packet_bytes),
+            transfers: Transfers::new(config.max_packet_bytes, config.stick.link_timeout),
             config,
             pool,
             groups: Vec::new(),
@@ -365,6 +366,11 @@ impl<T> Pipeline<T> {
             self.stick.handle_timeout(now);
         }
         self.settle(now);
+        if self.end.is_none()
+            && let Some((_, after)) = self.transfers.overdue().filter(|(due, _)| *due <= now)
+        {
+            self.abort(Failure::Stick(StickError::Timeout { step: "transfer to the stick", after }), now);
+        }
     }
 
     /// When [`Pipeline::handle_timeout`] wants to be called.
@@ -373,7 +379,8 @@ impl<T> Pipeline<T> {
             return None;
         }
         let starved = self.groups.iter().filter_map(|g| g.starved_until);
-        starved.chain(self.stick.poll_timeout()).chain(self.transfers.blocked_until).min()
+        let overdue = self.transfers.overdue().map(|(due, _)| due);
+        starved.chain(self.stick.poll_timeout()).chain(self.transfers.blocked_until).chain(overdue).min()
     }
 
     /// The next event.

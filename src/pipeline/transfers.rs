@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use super::jobs::slot_index;
+use super::overdue::{NUMBER_BITS, Number, Overdue};
 use super::{End, Failure, Pipeline};
 use crate::clock::Instant;
 use crate::pool::{Pool, Use};
@@ -60,7 +61,7 @@ impl Cargo {
 
     fn of(token: u64) -> Self {
         let index = (token & 0xFFFF_FFFF) as u32;
-        match token >> 32 {
+        match (token >> 32) & 0xF {
             1 => Cargo::Blob,
             2 => Cargo::Input(index),
             3 => Cargo::Scratch,
@@ -70,8 +71,13 @@ impl Cargo {
     }
 }
 
+/// An OUT transfer's number stands above its cargo.
+const NUMBER_SHIFT: u32 = u64::BITS - NUMBER_BITS;
+
 /// Buffers and queues of the transfers.
 pub(super) struct Transfers {
+    /// OUT transfers under way.
+    overdue: Overdue,
     /// With the transport.
     pub(super) outstanding: usize,
     /// Set while the transport has no memory: when to try again.
@@ -90,9 +96,10 @@ pub(super) struct Transfers {
 }
 
 impl Transfers {
-    pub(super) fn new(max_packet_bytes: usize) -> Self {
+    pub(super) fn new(max_packet_bytes: usize, limit: Duration) -> Self {
         let packet = max_packet_bytes.max(HEADER_LEN);
         Transfers {
+            overdue: Overdue::new(limit),
             outstanding: 0,
             blocked_until: None,
             backlog: VecDeque::with_capacity(8),
@@ -107,6 +114,27 @@ impl Transfers {
 
     pub(super) fn unblock(&mut self, now: Instant) {
         self.blocked_until = self.blocked_until.filter(|until| *until > now);
+    }
+
+    /// When a transfer to the stick is overdue, and what the limit was.
+    pub(super) fn overdue(&self) -> Option<(Instant, Duration)> {
+        Some((self.overdue.deadline()?, self.overdue.limit()))
+    }
+
+    fn hand_out(&mut self, transfer: &mut Transfer, now: Instant) {
+        self.outstanding += 1;
+        if transfer.direction == Direction::Out {
+            let number = self.overdue.sent(transfer.range.len(), now);
+            transfer.token = transfer.token & !(u64::MAX << NUMBER_SHIFT) | u64::from(number) << NUMBER_SHIFT;
+        }
+    }
+
+    fn take_back(&mut self, transfer: &Transfer, now: Instant) {
+        // After `handle_abandon` late ones may come; their memory is accounted for already.
+        self.outstanding = self.outstanding.saturating_sub(1);
+        if transfer.direction == Direction::Out {
+            self.overdue.ended((transfer.token >> NUMBER_SHIFT) as Number, now);
+        }
     }
 
     pub(super) fn take_unsent(&mut self) -> Option<Transfer> {
@@ -128,12 +156,12 @@ impl<T> Pipeline<T> {
         if self.end.is_some() || self.transfers.blocked_until.is_some() {
             return None;
         }
-        let next = match self.transfers.backlog.pop_front() {
-            Some(transfer) => Some(transfer),
-            None => self.next_in(now).or_else(|| self.next_out(now)),
+        let mut next = match self.transfers.backlog.pop_front() {
+            Some(transfer) => transfer,
+            None => self.next_in(now).or_else(|| self.next_out(now))?,
         };
-        self.transfers.outstanding += usize::from(next.is_some());
-        next
+        self.transfers.hand_out(&mut next, now);
+        Some(next)
     }
 
     /// Posts to where the next bytes belong: scratch memory, or the rest of a tensor. The latter only when nothing else is
@@ -210,7 +238,7 @@ impl<T> Pipeline<T> {
 
     /// The transport did not accept a transfer.
     pub fn handle_rejected(&mut self, rejected: Rejected, now: Instant) {
-        self.transfers.outstanding -= 1;
+        self.transfers.take_back(&rejected.transfer, now);
         if rejected.reason == TransferError::Busy && self.end.is_none() {
             // In front, to keep the order; tried again after a completion, or soon.
             self.transfers.backlog.push_front(rejected.transfer);
@@ -225,8 +253,7 @@ impl<T> Pipeline<T> {
     /// A transfer has finished.
     pub fn handle_completion(&mut self, completion: Completion, now: Instant) {
         let Completion { transfer, actual, result } = completion;
-        // After `handle_abandon` late ones may come; their memory is accounted for already.
-        self.transfers.outstanding = self.transfers.outstanding.saturating_sub(1);
+        self.transfers.take_back(&transfer, now);
         self.transfers.blocked_until = None;
         let Transfer { direction, range, token, .. } = &transfer;
         let (direction, range, cargo) = (*direction, range.clone(), Cargo::of(*token));

@@ -14,10 +14,13 @@ use crate::wire::StreamId;
 #[derive(Clone, Copy, Debug)]
 struct Job {
     token: JobToken,
-    accepted_at: Instant,
+    /// Since when `deadline` was reckoned.
+    judged_from: Instant,
     deadline: Instant,
-    /// Its TRIGGER left for the stick: an output may come.
-    trigger_sent: bool,
+    /// For its inference alone.
+    allowance: Duration,
+    /// Its TRIGGER left for the stick, so an output may come: the link's mark behind it.
+    trigger_sent: Option<u64>,
     /// The stick said that it is queued (and, under vendor order, that status was released).
     triggered: bool,
     /// All of its output lies in the owner's buffer.
@@ -84,25 +87,29 @@ impl Stick {
                 .is_ok_and(|slot| slot.jobs.queue.len() < slot.request.fifo_elements as usize)
     }
 
-    /// Sends the job's input and triggers. `deadline`: when the output must be there, else the epoch ends.
-    /// [`StickError::Full`] when as many jobs as FIFO elements are in flight; a job whose deadline has passed already
-    /// is not taken, for it would end the epoch.
+    /// Sends the job's input and triggers. `allowance`: how long its inference may take, those ahead of it on the stick not
+    /// counted; when the output is not there by then, the epoch ends.
+    /// [`StickError::Full`] when as many jobs as FIFO elements are in flight; a job without time is not taken, for it
+    /// would end the epoch.
     pub fn infer(
         &mut self,
         key: GraphKey,
         job: JobToken,
-        deadline: Instant,
+        allowance: Duration,
         now: Instant,
     ) -> Result<(), StickError> {
         if self.phase != Phase::Open {
             return Err(StickError::Invalid("the stick is not open"));
         }
-        if deadline <= now {
+        if allowance.is_zero() {
             return Err(StickError::Timeout {
                 step: "deadline of a job not yet sent",
                 after: Duration::ZERO,
             });
         }
+        let ahead: usize = self.graphs.iter().map(|s| s.jobs.queue.len()).sum();
+        let deadline =
+            now + allowance.saturating_mul(u32::try_from(ahead).unwrap_or(u32::MAX).saturating_add(1));
         if self.graphs.iter().any(|s| s.jobs.queue.iter().any(|j| j.token == job)) {
             return Err(StickError::Invalid("a job with this token is in flight"));
         }
@@ -112,9 +119,10 @@ impl Stick {
         }
         slot.jobs.queue.push_back(Job {
             token: job,
-            accepted_at: now,
+            judged_from: now,
             deadline,
-            trigger_sent: false,
+            allowance,
+            trigger_sent: None,
             triggered: false,
             output_complete: false,
         });
@@ -158,8 +166,9 @@ impl Stick {
     }
 
     pub(super) fn trigger_sent(&mut self, graph: u32, job: u64) {
+        let mark = self.link.mark();
         if let Some(job) = self.slot(graph).and_then(|s| s.jobs.by_number(job)) {
-            job.trigger_sent = true;
+            job.trigger_sent = Some(mark);
         }
     }
 
@@ -172,7 +181,7 @@ impl Stick {
             let token = job.token;
             self.events.push_back(StickEvent::Triggered(token));
         }
-        self.finish_jobs(graph);
+        self.finish_jobs(graph, now);
         self.start_jobs(graph, now);
     }
 
@@ -200,7 +209,7 @@ impl Stick {
         let expected = slot.request.output_bytes;
         let graph = slot.graph;
         let number = slot.jobs.next_output;
-        let Some(job) = slot.jobs.by_number(number).filter(|job| job.trigger_sent) else {
+        let Some(job) = slot.jobs.by_number(number).filter(|job| job.trigger_sent.is_some()) else {
             let problem = format!("{size} bytes that no TRIGGER asked for");
             return self.fail(StickError::Protocol { step, problem });
         };
@@ -213,7 +222,6 @@ impl Stick {
     }
 
     pub(super) fn output_done(&mut self, now: Instant) {
-        let _ = now;
         let Some(IncomingOutput { graph, .. }) = self.incoming.take() else { return };
         let Some(slot) = self.slot(graph) else { return };
         let number = slot.jobs.next_output;
@@ -221,25 +229,41 @@ impl Stick {
         if let Some(job) = slot.jobs.by_number(number) {
             job.output_complete = true;
         }
-        self.finish_jobs(graph);
+        self.finish_jobs(graph, now);
     }
 
-    pub(super) fn output_released(&mut self, graph: u32) {
+    pub(super) fn output_released(&mut self, graph: u32, now: Instant) {
         if self.config.ordering == Ordering::Pipelined {
             return;
         }
         let Some(slot) = self.slot(graph) else { return };
         slot.jobs.releasing = false;
-        self.end_oldest(graph);
-        self.finish_jobs(graph);
+        self.end_oldest(graph, now);
+        self.finish_jobs(graph, now);
+    }
+
+    /// Finishes what waited for an answer of the link.
+    pub(super) fn finish_answered(&mut self, now: Instant) {
+        for at in 0..self.graphs.len() {
+            let Some(slot) = self.graphs.get(at) else { return };
+            if slot.jobs.queue.front().is_some_and(|job| job.triggered && job.output_complete) {
+                self.finish_jobs(slot.graph, now);
+            }
+        }
     }
 
     /// Releases outputs of accepted jobs, oldest first. Under vendor order the caller gets a result once its release
-    /// is acknowledged, as the vendor's does.
-    fn finish_jobs(&mut self, graph: u32) {
+    /// is acknowledged, as the vendor's does. Outputs carry no number, so a result counts only when the stick has answered
+    /// all that was sent up to its TRIGGER: if it has not, the input may have been lost, and this is another's output.
+    fn finish_jobs(&mut self, graph: u32, now: Instant) {
         let vendor = self.config.ordering == Ordering::Vendor;
         while let Some(slot) = self.graphs.iter_mut().find(|s| s.graph == graph) {
-            let ready = slot.jobs.queue.front().is_some_and(|job| job.triggered && job.output_complete);
+            let link = &self.link;
+            let ready = slot.jobs.queue.front().is_some_and(|job| {
+                job.triggered
+                    && job.output_complete
+                    && job.trigger_sent.is_some_and(|mark| link.has_answered(mark))
+            });
             let Some(stream) = slot.output.stream.filter(|_| ready && !slot.jobs.releasing) else { return };
             slot.jobs.releasing = vendor;
             let released = self.link.release(stream, Some(Tag::OutputRelease { graph }));
@@ -247,14 +271,21 @@ impl Stick {
             if vendor {
                 return;
             }
-            self.end_oldest(graph);
+            self.end_oldest(graph, now);
         }
     }
 
-    fn end_oldest(&mut self, graph: u32) {
+    fn end_oldest(&mut self, graph: u32, now: Instant) {
+        let others: usize = self.graphs.iter().filter(|s| s.graph != graph).map(|s| s.jobs.queue.len()).sum();
         let Some(slot) = self.slot(graph) else { return };
         if let Some(job) = slot.jobs.queue.pop_front() {
             slot.jobs.first += 1;
+            if let Some(next) = slot.jobs.queue.front_mut() {
+                // Its deadline counted those ahead of it, which are gone; what other graphs have may still be.
+                let ahead = u32::try_from(others).unwrap_or(u32::MAX).saturating_add(1);
+                next.judged_from = now;
+                next.deadline = next.deadline.min(now + next.allowance.saturating_mul(ahead));
+            }
             self.events.push_back(StickEvent::Done(job.token));
         }
     }
@@ -272,7 +303,7 @@ impl Stick {
             .flat_map(|s| s.jobs.queue.iter())
             .find(|job| !job.output_complete && job.deadline <= now);
         if let Some(job) = late {
-            let after = job.deadline - job.accepted_at;
+            let after = job.deadline - job.judged_from;
             self.fail(StickError::Timeout { step: "output", after });
         }
     }

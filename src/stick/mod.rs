@@ -257,6 +257,7 @@ impl Stick {
         if !self.is_alive() {
             return;
         }
+        self.finish_answered(now);
         self.unload_drained(now);
         self.load_next(now);
         self.advance_closing(now);
@@ -289,7 +290,7 @@ impl Stick {
             Tag::Follow { seq, .. } => self.follow_acked(seq, now),
             Tag::Release { seq, .. } => self.reply_released(seq, now),
             Tag::Input { graph, job } => self.input_acked(graph, job, now),
-            Tag::OutputRelease { graph } => self.output_released(graph),
+            Tag::OutputRelease { graph } => self.output_released(graph, now),
             Tag::Goodbye { graph } => self.goodbye_said(graph, now),
             Tag::CloseDeviceMonitor | Tag::CloseGraphMonitor | Tag::Reset => self.closing_answered(tag, now),
             Tag::Unwaited(_) => {}

@@ -339,6 +339,17 @@ impl<P, T: Copy> Link<P, T> {
         Some(Outgoing { header: header.encode(), payload: request.payload, tag: request.tag })
     }
 
+    /// How far the link has come: all that was handed out until now.
+    pub fn mark(&self) -> u64 {
+        self.sent_bytes
+    }
+
+    /// True when the stick has answered every request up to the mark. Bytes that are lost on the way leave one without an
+    /// answer, since the stick takes what follows in their place.
+    pub fn has_answered(&self, mark: u64) -> bool {
+        self.awaiting.front().is_none_or(|a| a.sent_bytes > mark)
+    }
+
     /// When [`Link::handle_timeout`] wants to be called.
     pub fn poll_timeout(&self) -> Option<Instant> {
         if self.dead {

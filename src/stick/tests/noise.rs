@@ -2,9 +2,10 @@
 
 use proptest::prelude::*;
 
+use super::config;
 use super::peer::{Rig, request};
-use super::{config, secs};
 use crate::stick::*;
+use std::time::Duration;
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
@@ -27,7 +28,7 @@ proptest! {
         for step in script {
             match step {
                 0 => {
-                    if rig.infer(next % 2, next, secs(600)).is_ok() {
+                    if rig.infer(next % 2, next, Duration::from_secs(600)).is_ok() {
                         accepted.push(next);
                     }
                     next += 1;
@@ -64,7 +65,7 @@ proptest! {
     ) {
         let mut rig = if loaded { Rig::loaded(config(Ordering::Pipelined)) } else { Rig::new(config(Ordering::Vendor)) };
         if loaded {
-            rig.infer(0, 0, secs(60)).unwrap();
+            rig.infer(0, 0, Duration::from_secs(60)).unwrap();
         }
         for piece in pieces {
             rig.stick.handle_in(&piece, rig.now);
@@ -78,7 +79,7 @@ proptest! {
         headers in proptest::collection::vec((0_u32..18, 0_i32..40, 0_u32..7, prop_oneof![0_u32..400, any::<u32>()], 0_u32..256), 0..200),
     ) {
         let mut rig = Rig::loaded(config(Ordering::Pipelined));
-        rig.infer(0, 0, secs(60)).unwrap();
+        rig.infer(0, 0, Duration::from_secs(60)).unwrap();
         rig.flush();
         for (kind, id, stream, size, flags) in headers {
             let mut bytes = [0; HEADER_LEN];

@@ -2,6 +2,7 @@
 //! drop and refuse; it knows nothing of expected calls.
 
 use std::collections::{HashMap, VecDeque};
+use std::time::Duration;
 
 use crate::clock::Instant;
 use crate::stick::{
@@ -479,8 +480,8 @@ impl Rig {
         self.now = to;
     }
 
-    pub fn infer(&mut self, key: u64, job: u64, deadline: Instant) -> Result<(), StickError> {
-        self.stick.infer(GraphKey(key), JobToken(job), deadline, self.now)
+    pub fn infer(&mut self, key: u64, job: u64, allowance: Duration) -> Result<(), StickError> {
+        self.stick.infer(GraphKey(key), JobToken(job), allowance, self.now)
     }
 
     /// Jobs done, in order; asserts that each has its own answer.

@@ -291,14 +291,7 @@ impl Sticks {
                 known.join(", ")
             )));
         }
-        let options = boot::BootOptions {
-            firmware: global.firmware.clone(),
-            any_firmware: global.any_firmware,
-            wire: global.wire.map(WireArg::to_library),
-            // The fleet pings, so a stick whose host is gone may reset itself.
-            patches: FirmwarePatches { watchdog: true, ddr: DdrType::default() },
-            ..boot::BootOptions::default()
-        };
+        let options = boot_options(global);
         let chosen = found.into_iter().map(|stick| stick.id);
         let ports = chosen
             .filter(|id| global.device.is_empty() || global.device.iter().any(|wanted| wanted == id.as_str()))
@@ -461,6 +454,18 @@ pub fn refused_plan(error: ncs2::Error) -> Failure {
     }
 }
 
+/// How the flags have real sticks booted.
+fn boot_options(global: &Global) -> boot::BootOptions {
+    boot::BootOptions {
+        firmware: global.firmware.clone(),
+        any_firmware: global.any_firmware,
+        wire: global.wire.map(WireArg::to_library),
+        // The fleet pings, so a stick whose host is gone may reset itself.
+        patches: FirmwarePatches { watchdog: true, ddr: DdrType::default() },
+        ..boot::BootOptions::default()
+    }
+}
+
 /// These flags shape virtual sticks; on real ones they would do nothing, so they are refused.
 fn refuse_without_sim(global: &Global) -> Result {
     // A default from the environment or the file waits for the day that --sim is given; a flag is meant for this run.
@@ -511,4 +516,27 @@ fn select(ports: Vec<Port>, wanted: &[String]) -> Result<Vec<Port>> {
         ));
     }
     Ok(ports.into_iter().filter(|port| wanted.iter().any(|id| id == port.id().as_str())).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::Cli;
+    use clap::Parser as _;
+    use ncs2::wire::WireVersion;
+
+    /// What a boot makes of them is tested with the library's firmware files; a real stick would be needed to see more.
+    #[test]
+    fn flags_of_real_sticks_reach_their_boot() {
+        let options = |flags: &[&str]| {
+            let words = ["ncs2ctl"].iter().chain(flags).chain(&["info"]);
+            boot_options(&Cli::try_parse_from(words).expect("known flags").global)
+        };
+        let plain = options(&[]);
+        assert_eq!((plain.wire, plain.any_firmware, plain.firmware), (None, false, None));
+        assert!(plain.patches.watchdog, "a stick whose host is gone resets itself");
+        assert_eq!(options(&["--wire", "v1"]).wire, Some(WireVersion::V1));
+        let own = options(&["--firmware", "x.mvcmd", "--any-firmware"]);
+        assert_eq!((own.wire, own.any_firmware, own.firmware), (None, true, Some("x.mvcmd".into())));
+    }
 }

@@ -25,10 +25,14 @@ impl Bench {
             .stderr(Stdio::piped())
             .spawn()
             .expect("it starts");
-        let mut line = String::new();
-        BufReader::new(child.stderr.take().expect("piped")).read_line(&mut line).expect("it says where");
-        let address = line.split("http://").nth(1).and_then(|rest| rest.split('/').next());
-        Bench { address: address.unwrap_or_else(|| panic!("no address in {line}")).to_owned(), child }
+        let mut said = BufReader::new(child.stderr.take().expect("piped")).lines();
+        let address = said.find_map(|line| {
+            let line = line.expect("UTF-8");
+            Some(line.split_once("http://")?.1.split('/').next()?.to_owned())
+        });
+        // Nobody reads on; that must not stop it.
+        std::thread::spawn(move || said.count());
+        Bench { address: address.expect("it says where"), child }
     }
 
     fn ask(&self, request: &str) -> String {

@@ -1,36 +1,15 @@
-//! Manners: Ctrl-C twice, colours, ASCII, quiet, the log, and `bench` on a terminal.
+//! Manners: colours, ASCII, quiet, the log, and `bench` on a terminal.
 
 mod tool;
 
 use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Signal, kill_process};
 use tool::redact::figures;
 use tool::screen::Screen;
 use tool::{model, ncs2ctl, run};
 
 fn blob(name: &str) -> String {
     model(name).to_str().expect("UTF-8").to_owned()
-}
-
-#[test]
-fn ctrl_c_twice_stops_at_once() {
-    let tiny = blob("tiny_u8_s1.blob");
-    let args = ["--sim", "1", "-vv", "bench", &tiny, "--duration", "10m", "--warmup", "0s"];
-    let mut bench = tool::start(&args, &[], "measuring");
-    let pid = Pid::from_raw(i32::try_from(bench.0.id()).expect("a pid")).expect("not 0");
-    let end = Instant::now() + Duration::from_secs(60);
-    let status = loop {
-        // The first begins to drain, which takes some milliseconds; one of the next comes before its end.
-        kill_process(pid, Signal::INT).expect("ours");
-        if let Some(status) = bench.0.try_wait().expect("ours") {
-            break status;
-        }
-        assert!(Instant::now() < end, "it goes on");
-        std::thread::yield_now();
-    };
-    assert_eq!(status.code(), Some(130), "128 + SIGINT");
 }
 
 #[test]

@@ -103,17 +103,24 @@ fn functions_of_two_elements() {
 }
 
 #[test]
-fn operands_are_repeated_by_name_of_dimension() {
+fn operands_are_repeated_along_the_last_dimensions_or_by_name() {
+    let plain = [f(1.0), f(1.0), i(-1), 0, 0, 0];
+    // A vector lies along the last dimension, also where a dimension of its name is as long.
     let mut bench = Bench::default();
     bench.input(NCHW, &[2, 1, 2, 1], &[1.0, 2.0, 3.0, 4.0]);
     let out = bench.output(NCHW, &[2, 1, 2, 1]);
     bench.halves(C, &[2], &[10.0, 20.0]);
-    let plain = [f(1.0), f(1.0), i(-1), 0, 0, 0];
-    near(&bench.read(12, &plain, out), &[11.0, 12.0, 23.0, 24.0]);
+    near(&bench.read(12, &plain, out), &[11.0, 22.0, 13.0, 24.0]);
     bench.buffers[2].dims = vec![1];
     near(&bench.read(12, &plain, out), &[11.0, 12.0, 13.0, 14.0]);
-    bench.buffers[2].dims = vec![2];
-    bench.buffers[2].order = Order(0x2);
+
+    // By name where it does not fit there.
+    let mut bench = Bench::default();
+    bench.input(NCHW, &[1, 2, 2, 1], &[1.0, 2.0, 3.0, 4.0]);
+    let out = bench.output(NCHW, &[1, 2, 2, 1]);
+    bench.halves(C, &[2], &[10.0, 20.0]);
+    near(&bench.read(12, &plain, out), &[11.0, 12.0, 23.0, 24.0]);
+    bench.buffers[2].order = Order(0x1);
     assert!(bench.why(12, &plain).contains("fit"));
 
     let mut bench = Bench::default();

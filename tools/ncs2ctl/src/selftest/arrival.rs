@@ -1,13 +1,17 @@
-//! What the bus shows of a boot: when the stick leaves it, and when, at which speed, it is back.
+//! What the bus shows of a boot: when the stick leaves it, and when, at which speed, it is back; and boots that nobody waits for
+//! any more.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use ncs2::StickId;
+use crossbeam_channel::{RecvTimeoutError, bounded};
 use ncs2::clock::{Clock, Instant, Monotonic};
+use ncs2::transport::Connection;
 use ncs2::transport::usb::watch::{Change, Watch};
+use ncs2::{Port, StickId};
 
 use super::report::BootMoment;
+use super::session::Stop;
 
 /// How soon the watcher notices that nobody needs it any more.
 const TURN: Duration = Duration::from_millis(20);
@@ -32,6 +36,25 @@ pub fn during<T>(id: &StickId, act: impl FnOnce() -> T) -> (T, Vec<BootMoment>) 
         let result = act();
         over.store(true, Ordering::Relaxed);
         (result, watcher.join().unwrap_or_default())
+    })
+}
+
+/// Connects; gives up soon once `stop` is true.
+pub fn connect(port: &mut Port, limit: Duration, stop: Option<Stop>) -> ncs2::Result<Connection> {
+    let Some(stop) = stop else { return port.connect(limit) };
+    let give_up = port.give_up();
+    let (over, ended) = bounded::<()>(0);
+    std::thread::scope(|scope| {
+        scope.spawn(move || {
+            while ended.recv_timeout(TURN) == Err(RecvTimeoutError::Timeout) {
+                if stop() {
+                    return give_up.now();
+                }
+            }
+        });
+        let connected = port.connect(limit);
+        drop(over);
+        connected
     })
 }
 

@@ -271,18 +271,20 @@ impl Exam {
     }
 
     fn connect_unbound(&mut self, sink: Option<&TraceSink>) -> Result<Session, Trouble> {
-        let odd = |e: ncs2::Error| Trouble::Odd("connect", scrubbed(&e));
-        let (limit, port) = (CONNECT.min(self.left()), &mut self.port);
+        let (limit, stop, port) = (CONNECT.min(self.left()), self.stop.clone(), &mut self.port);
         let first = sink.is_some() && port.profile().is_none();
         let connected = if first {
             let id = port.id().clone();
-            let (connected, moments) = arrival::during(&id, || port.connect(limit));
+            let (connected, moments) = arrival::during(&id, || arrival::connect(port, limit, stop));
             self.report.stick.boot = moments;
             connected
         } else {
-            port.connect(limit)
+            arrival::connect(port, limit, stop)
         };
-        let Connection { transport, version } = connected.map_err(odd)?;
+        let Connection { transport, version } = connected.map_err(|e| match self.is_stopped() {
+            true => Trouble::Interrupted("connect"),
+            false => Trouble::Odd("connect", scrubbed(&e)),
+        })?;
         // Behind a kernel's USB a virtual stick looks like any other, and its report must not.
         self.report.simulated |= descriptors::is_virtual(self.port.id());
         let variant = match version {

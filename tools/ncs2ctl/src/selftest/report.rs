@@ -81,7 +81,7 @@ pub struct Stick {
     pub link_mbps: u32,
     /// Of the bulk pipes.
     pub max_packet_bytes: usize,
-    /// `mapped`, `copied` or `in-process`.
+    /// `mapped`, `copied` or `in-process`. Empty where it never connected.
     pub memory: String,
     /// Reading memory that the kernel shares with the host controller, MB/s; 0 where there is none.
     #[serde(default)]
