@@ -4,6 +4,8 @@ mod table;
 mod wrap;
 
 use std::io::{self, IsTerminal, Write};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -29,6 +31,8 @@ pub struct Output {
     color: bool,
     utf8: bool,
     width: usize,
+    /// Documents are lines.
+    by_lines: Arc<AtomicBool>,
 }
 
 /// A way to stand out.
@@ -54,13 +58,22 @@ impl Output {
             color: colored(global.color, io::stdout().is_terminal()),
             utf8: utf8_locale(|name| std::env::var(name).ok()),
             width: terminal_width(),
+            by_lines: Arc::default(),
         }
     }
 
     /// For failures before the flags are known.
     pub fn bare(json: bool, command: &str) -> Self {
         let (color, utf8, width) = (false, false, terminal_width());
-        Output { command: command.to_owned(), json, quiet: false, color, utf8, width }
+        Output {
+            command: command.to_owned(),
+            json,
+            quiet: false,
+            color,
+            utf8,
+            width,
+            by_lines: Arc::default(),
+        }
     }
 
     /// True for `--json`.
@@ -121,6 +134,11 @@ impl Output {
         let mut text = self.render(body);
         text.push('\n');
         self.text(&text)
+    }
+
+    /// From now on every document is one of several, on a line of its own: that of a failure, too.
+    pub fn by_lines(&self) {
+        self.by_lines.store(true, Ordering::Relaxed);
     }
 
     /// Writes one of several documents, on a line of its own.
@@ -197,7 +215,11 @@ impl Output {
                 error: Option<Told<'a>>,
             }
             // The exit code still tells when even this cannot be written.
-            let _ = self.document(&ErrorBody { error: failure.told() });
+            let body = ErrorBody { error: failure.told() };
+            let _ = match self.by_lines.load(Ordering::Relaxed) {
+                true => self.line(&body),
+                false => self.document(&body),
+            };
         } else {
             self.error_line(report);
         }

@@ -51,6 +51,37 @@ fn a_stick_that_hangs_costs_no_answers_of_the_others() {
 }
 
 #[test]
+fn a_bench_without_an_answer_is_no_measurement() {
+    let folder = tempfile::tempdir().expect("temporary folder");
+    let plan = folder.path().join("held.toml");
+    // Away for longer than the measurement takes, then back: nothing failed, and nothing was measured.
+    fs::write(&plan, "[[fault]]\nkind = \"unplug\"\nnth = 1\nms = 4000\n")
+        .expect("written");
+    let plan = plan.to_str().expect("UTF-8");
+    let bench =
+        ["--sim=1", "--fault", plan, "bench", &tiny(), "--duration=1s", "--warmup=100ms", "--depth=2"];
+    let (code, d) = json(&bench, "bench");
+    assert_ne!(code, 0, "{d}");
+    let said = d["error"]["message"].as_str().expect("an error");
+    assert!(said.contains("bench: no answer"), "{d}");
+}
+
+#[test]
+fn a_failure_of_lines_is_a_line() {
+    let folder = tempfile::tempdir().expect("temporary folder");
+    let plan = folder.path().join("dead.toml");
+    fs::write(&plan, "[[fault]]\nkind = \"unplug\"\nat_ms = 0\n").expect("written");
+    let lines = folder.path().join("work.jsonl");
+    fs::write(&lines, "{\"random\": 1}\n").expect("written");
+    let (plan, lines) = (plan.to_str().expect("UTF-8"), lines.to_str().expect("UTF-8"));
+    let ran = run(&["--json", "--sim=1", "--fault", plan, "batch", lines, "--blob", "no-such-file.blob"]);
+    assert_ne!(ran.code, 0, "{}", ran.stdout);
+    assert_eq!(ran.stdout.lines().count(), 1, "{}", ran.stdout);
+    let said: Value = serde_json::from_str(ran.stdout.trim()).expect("a document");
+    assert!(said["error"]["message"].is_string(), "{said}");
+}
+
+#[test]
 fn what_cannot_be_saved_is_shown_at_least() {
     let folder = tempfile::tempdir().expect("temporary folder");
     // The name that it is written under at first is longer still, and too long for any file system.

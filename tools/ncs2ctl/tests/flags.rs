@@ -198,7 +198,7 @@ fn graphs_are_allocated_as_often_as_asked() {
     let folder = tempfile::tempdir().expect("temporary folder");
     let blob = model("tiny_u8_s1.blob");
     let allocated = |graphs: &str| {
-        let args = ["bench", text(&blob), "--depth", "1", "--duration", "20ms", "--warmup", "0s"];
+        let args = ["bench", text(&blob), "--depth", "1", "--duration", "200ms", "--warmup", "0s"];
         let lines = captured(folder.path(), "1", &[&args[..], &["--graphs", graphs]].concat());
         lines.iter().filter(|line| line.contains("ALLOCATE")).count()
     };

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use ncs2::runtime::{FleetConfig, LoadOptions, StickState};
 use ncs2::transport::ReactorKind;
-use ncs2::{Graph, StickId};
+use ncs2::{ErrorKind, Graph, StickId};
 use ncs2_device::Engine;
 
 use super::flags::{BenchArgs, Depth, PolicyArg};
@@ -39,6 +39,11 @@ impl Run {
     /// Why it is no measurement, or was cut short: taken out of it.
     pub fn trouble(&mut self) -> Option<Failure> {
         let measured = &mut self.measured;
+        if measured.is_nothing() && measured.error.is_none() {
+            let message = "bench: no answer came while it was measured";
+            let hint = "look at the sticks with `ncs2ctl list` and `doctor`; an inference that takes longer than --duration needs more";
+            return Some(Failure::new(ErrorKind::Timeout, message, hint));
+        }
         let spoiled = measured.is_nothing() || measured.was_cut_short();
         measured.error.take_if(|_| spoiled).map(Failure::from)
     }

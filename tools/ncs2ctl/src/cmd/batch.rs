@@ -129,6 +129,7 @@ struct Graphs<'a> {
 
 /// Runs every line; exit 1 when one failed, or Ctrl-C left some undone.
 pub fn batch(global: &Global, output: &Output, args: &BatchArgs) -> Result<Outcome> {
+    output.by_lines();
     let lines = open(&args.file)?;
     // A default that is no network is a mistake of the command, not of its lines.
     let blob = args.blob.as_deref().map(Blob::open).transpose()?;

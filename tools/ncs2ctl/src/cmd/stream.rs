@@ -42,6 +42,7 @@ type Sent = Result<(String, Framing, Ticket)>;
 
 /// Answers a stream until it ends or the user has enough.
 pub fn stream(global: &Global, output: &Output, args: &RunArgs, blob: &Blob) -> Result<Outcome> {
+    output.by_lines();
     refuse(output, args)?;
     let graph = blob.graph();
     let plan = Plan {
