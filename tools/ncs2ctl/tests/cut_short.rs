@@ -55,8 +55,7 @@ fn a_bench_without_an_answer_is_no_measurement() {
     let folder = tempfile::tempdir().expect("temporary folder");
     let plan = folder.path().join("held.toml");
     // Away for longer than the measurement takes, then back: nothing failed, and nothing was measured.
-    fs::write(&plan, "[[fault]]\nkind = \"unplug\"\nnth = 1\nms = 4000\n")
-        .expect("written");
+    fs::write(&plan, "[[fault]]\nkind = \"unplug\"\nnth = 1\nms = 4000\n").expect("written");
     let plan = plan.to_str().expect("UTF-8");
     let bench =
         ["--sim=1", "--fault", plan, "bench", &tiny(), "--duration=1s", "--warmup=100ms", "--depth=2"];
