@@ -116,8 +116,8 @@ enum Backend {
     Epoll { epoll: OwnedFd, events: Vec<epoll::Event> },
 }
 
-/// Waits for readiness of registered descriptors, a deadline or a wake-up. It stays on the thread that made it: the kernel
-/// takes a ring's work from that one only.
+/// Waits for readiness of registered descriptors, a deadline or a wake-up. It stays on the thread that made it, which does
+/// the waiting: the kernel runs a ring's work there.
 pub struct Reactor {
     backend: Backend,
     slots: Vec<Option<Registration>>,

@@ -33,36 +33,23 @@ pub(super) struct Ring {
     ring: IoUring,
 }
 
-/// A ring in the best way that this kernel knows.
-fn build() -> io::Result<IoUring> {
-    let plain = || {
-        let mut builder = IoUring::builder();
-        builder.setup_cqsize(COMPLETIONS);
-        builder
-    };
-    // Completions are handed over when they are asked for, and disturb no other sleep of the thread (6.1).
-    plain()
-        .setup_single_issuer()
-        .setup_defer_taskrun()
-        .build(ENTRIES)
-        // Or at any next system call of the thread, and they do end its sleep (5.19).
-        .or_else(refused(|| plain().setup_coop_taskrun().setup_taskrun_flag().build(ENTRIES)))
-        .or_else(refused(|| plain().build(ENTRIES)))
-}
-
-/// Asks again, for less, where the kernel does not know a flag.
-fn refused(again: impl FnOnce() -> io::Result<IoUring>) -> impl FnOnce(io::Error) -> io::Result<IoUring> {
-    |error| match error.raw_os_error().map(rustix::io::Errno::from_raw_os_error) {
-        Some(rustix::io::Errno::INVAL) => again(),
-        _ => Err(error),
-    }
-}
-
 impl Ring {
-    /// For the thread that it is made on. Fails where the kernel or a seccomp filter forbids io_uring (EPERM, ENOSYS), where it is too old for timeouts
+    /// Fails where the kernel or a seccomp filter forbids io_uring (EPERM, ENOSYS), where it is too old for timeouts
     /// as arguments (5.11) or for multishot polls (5.13: ENOTSUP).
     pub(super) fn new() -> io::Result<Self> {
-        let ring = build()?;
+        // Completions are run at the next system call of the waiting thread instead of interrupting it (5.19). Not only when
+        // they are asked for (DEFER_TASKRUN, 6.1): a stick behind vhci was then left waiting for ever by the Debian 12 kernel.
+        let ring = IoUring::builder()
+            .setup_cqsize(COMPLETIONS)
+            .setup_coop_taskrun()
+            .setup_taskrun_flag()
+            .build(ENTRIES)
+            .or_else(|error| match error.raw_os_error() {
+                Some(code) if code == rustix::io::Errno::INVAL.raw_os_error() => {
+                    IoUring::builder().setup_cqsize(COMPLETIONS).build(ENTRIES)
+                }
+                _ => Err(error),
+            })?;
         if !ring.params().is_feature_ext_arg() {
             return Err(io::Error::new(io::ErrorKind::Unsupported, "kernel older than 5.11"));
         }
@@ -105,9 +92,7 @@ impl Ring {
     /// Ends the poll of `key`; its last completion may still come.
     pub(super) fn poll_remove(&mut self, key: u64) -> io::Result<()> {
         self.push(&opcode::PollRemove::new(key).build().user_data(IGNORED))?;
-        self.submit()?;
-        // Its file is let go when its last completion is handed over, which must not wait for the next turn.
-        self.enter(Some(Duration::ZERO)).map(drop)
+        self.submit()
     }
 
     /// Waits for an event, at most `timeout` (`None`: for ever), and hands over all that are there; returns how many.
@@ -120,9 +105,7 @@ impl Ring {
         let mut limit = timeout;
         loop {
             let before = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
-            // What is there already ends the wait, and so do those that the kernel has and did not hand over yet.
-            let idle = self.ring.completion().is_empty();
-            let timed_out = self.enter(if idle { limit } else { Some(Duration::ZERO) })? && idle;
+            let timed_out = self.ring.completion().is_empty() && self.enter(limit)?;
             let mut seen = 0;
             for entry in self.ring.completion() {
                 if entry.user_data() == IGNORED {
