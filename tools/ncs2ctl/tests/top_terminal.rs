@@ -103,3 +103,32 @@ fn without_utf8_and_colours_the_screen_is_plain() {
         assert!(!bytes.contains(code), "{code:?} in {bytes:?}");
     }
 }
+
+#[test]
+fn a_terminal_that_is_closed_ends_top() {
+    let size = PtySize { rows: 24, cols: 120, pixel_width: 0, pixel_height: 0 };
+    let pair = portable_pty::native_pty_system().openpty(size).expect("a pseudo-terminal");
+    let mut command = portable_pty::CommandBuilder::new(env!("CARGO_BIN_EXE_ncs2ctl"));
+    command.args(["--sim", "1", "top", "--interval", "100ms"]);
+    command.env("TERM", "xterm-256color");
+    command.env("NCS2_STATS_SOCKET", "false");
+    let mut child = pair.slave.spawn_command(command).expect("it starts");
+    drop(pair.slave);
+    let mut from = pair.master.try_clone_reader().expect("a reader");
+    // What it draws first shows that it has begun.
+    let mut bytes = [0; 4096];
+    let mut seen = String::new();
+    while !seen.contains("sim0") {
+        let n = std::io::Read::read(&mut from, &mut bytes).expect("it draws");
+        seen.push_str(&String::from_utf8_lossy(&bytes[..n]));
+    }
+    drop((from, pair.master));
+    let end = std::time::Instant::now() + std::time::Duration::from_secs(60);
+    while child.try_wait().expect("ours").is_none() {
+        if std::time::Instant::now() > end {
+            let _ = child.kill();
+            panic!("it goes on without its terminal");
+        }
+        std::thread::yield_now();
+    }
+}

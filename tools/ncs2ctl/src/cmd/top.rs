@@ -12,6 +12,8 @@ use ncs2::{ErrorKind, Graph};
 use ncs2_device::Timing;
 use ratatui::DefaultTerminal;
 use ratatui::crossterm::event::{self, Event, KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
 use serde::Serialize;
 
 use crate::bench::load::{Load, Plan};
@@ -203,7 +205,7 @@ fn show(
     loop {
         terminal.draw(|frame| draw(frame, view, means)).map_err(no_terminal)?;
         let wait = next.saturating_duration_since(Instant::now()).min(SLICE);
-        if event::poll(wait).map_err(no_terminal)? {
+        if is_heard(wait).map_err(no_terminal)? {
             view.remark = None;
             if let Event::Key(key) = event::read().map_err(no_terminal)?
                 && key.kind == KeyEventKind::Press
@@ -225,6 +227,32 @@ fn show(
             }
         }
     }
+}
+
+/// Whether the terminal says something within the time. The kernel is asked first, since crossterm never comes back from a
+/// terminal that is gone.
+fn is_heard(wait: Duration) -> io::Result<bool> {
+    wait_for_terminal(Duration::ZERO)?;
+    if event::poll(Duration::ZERO)? {
+        return Ok(true);
+    }
+    wait_for_terminal(wait)?;
+    event::poll(Duration::ZERO)
+}
+
+/// Until it says something, a signal came (a new size), or the time is over; an error when it is gone.
+fn wait_for_terminal(wait: Duration) -> io::Result<()> {
+    let stdin = io::stdin();
+    let mut fds = [PollFd::new(&stdin, PollFlags::IN)];
+    let limit = Timespec::try_from(wait).map_err(io::Error::other)?;
+    match poll(&mut fds, Some(&limit)) {
+        Ok(_) | Err(Errno::INTR) => {}
+        Err(error) => return Err(error.into()),
+    }
+    if fds[0].revents().intersects(PollFlags::HUP | PollFlags::ERR | PollFlags::NVAL) {
+        return Err(io::Error::new(io::ErrorKind::BrokenPipe, "it was closed"));
+    }
+    Ok(())
 }
 
 /// Does what a key says; false to quit.
